@@ -1,0 +1,1 @@
+//! Compression of trained networks: calibration, factorisation, allocation, plans.

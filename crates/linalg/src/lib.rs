@@ -1,0 +1,1 @@
+//! Decompositions and solves as concrete f32/f64 functions over faer.

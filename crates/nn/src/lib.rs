@@ -1,0 +1,1 @@
+//! Decoders over structured weights: Hugging Face checkpoints, tokenizers, generation, perplexity.

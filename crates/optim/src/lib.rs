@@ -1,0 +1,1 @@
+//! Optimisation building blocks: the multiple-choice knapsack with a certificate.

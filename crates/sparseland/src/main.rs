@@ -1,0 +1,2 @@
+//! The sparseland command.
+fn main() {}
