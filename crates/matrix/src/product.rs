@@ -1,0 +1,141 @@
+//! Products and sums of matrices: low rank, dictionary x sparse, low rank + sparse.
+
+use crate::{Layout, LinearMap, Matrix};
+
+/// `left * right` with `left: rows x k`, `right: k x cols`.
+///
+/// Both dense: low rank. `left` sparse: sparse coefficients times a dense dictionary of `k` atoms
+/// (ROCKET, CoSpaDi), whose paper form `X D S` with inputs on the left is the transpose.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Product {
+    left: Matrix,
+    right: Matrix,
+}
+
+impl Product {
+    /// The product of two matrices.
+    ///
+    /// # Panics
+    /// If `left` has not as many columns as `right` has rows.
+    pub fn new(left: impl Into<Matrix>, right: impl Into<Matrix>) -> Self {
+        let (left, right) = (left.into(), right.into());
+        assert_eq!(left.cols(), right.rows(), "inner dimensions differ");
+        Self { left, right }
+    }
+
+    /// The factor applied last.
+    pub fn left(&self) -> &Matrix {
+        &self.left
+    }
+
+    /// The factor applied first.
+    pub fn right(&self) -> &Matrix {
+        &self.right
+    }
+}
+
+impl LinearMap for Product {
+    fn layout(&self) -> Layout {
+        Layout::Product { left: Box::new(self.left.layout()), right: Box::new(self.right.layout()) }
+    }
+    fn rows(&self) -> usize {
+        self.left.rows()
+    }
+    fn cols(&self) -> usize {
+        self.right.cols()
+    }
+    fn apply(&self, x: &[f32], y: &mut [f32]) {
+        let mut inner = vec![0.0; self.right.rows()];
+        self.right.apply(x, &mut inner);
+        self.left.apply(&inner, y);
+    }
+    fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        let mut inner = vec![0.0; batch * self.right.rows()];
+        self.right.apply_batch(x, batch, &mut inner);
+        self.left.apply_batch(&inner, batch, y);
+    }
+    fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
+        let mut inner = vec![0.0; self.left.cols()];
+        self.left.apply_transposed(x, &mut inner);
+        self.right.apply_transposed(&inner, y);
+    }
+    fn to_dense(&self) -> Vec<f32> {
+        // left * right = (leftᵀ-batch form): every row of `left` is a batch item of rightᵀ.
+        let (rows, cols, k) = (self.rows(), self.cols(), self.left.cols());
+        let (left, right) = (self.left.to_dense(), self.right.to_dense());
+        let mut out = vec![0.0; rows * cols];
+        for r in 0..rows {
+            let row = &mut out[r * cols..(r + 1) * cols];
+            for i in 0..k {
+                let a = left[r * k + i];
+                if a != 0.0 {
+                    for (o, &b) in row.iter_mut().zip(&right[i * cols..(i + 1) * cols]) {
+                        *o += a * b;
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+/// A sum of matrices of one shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sum {
+    terms: Vec<Matrix>,
+}
+
+impl Sum {
+    /// The sum of at least one term.
+    ///
+    /// # Panics
+    /// If there is no term or the shapes differ.
+    pub fn new(terms: Vec<Matrix>) -> Self {
+        let shape = terms.first().map(|t| (t.rows(), t.cols())).expect("a sum needs a term");
+        assert!(terms.iter().all(|t| (t.rows(), t.cols()) == shape), "terms of different shapes");
+        Self { terms }
+    }
+
+    /// The terms.
+    pub fn terms(&self) -> &[Matrix] {
+        &self.terms
+    }
+
+    fn accumulate(&self, y: &mut [f32], apply: impl Fn(&Matrix, &mut [f32])) {
+        let (first, rest) = self.terms.split_first().expect("checked on construction");
+        apply(first, y);
+        let mut part = vec![0.0; y.len()];
+        for term in rest {
+            apply(term, &mut part);
+            for (y, &p) in y.iter_mut().zip(&part) {
+                *y += p;
+            }
+        }
+    }
+}
+
+impl LinearMap for Sum {
+    fn layout(&self) -> Layout {
+        Layout::Sum { terms: self.terms.iter().map(LinearMap::layout).collect() }
+    }
+    fn rows(&self) -> usize {
+        self.terms[0].rows()
+    }
+    fn cols(&self) -> usize {
+        self.terms[0].cols()
+    }
+    fn apply(&self, x: &[f32], y: &mut [f32]) {
+        self.accumulate(y, |term, y| term.apply(x, y));
+    }
+    fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        self.accumulate(y, |term, y| term.apply_batch(x, batch, y));
+    }
+    fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
+        self.accumulate(y, |term, y| term.apply_transposed(x, y));
+    }
+    fn to_dense(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows() * self.cols()];
+        self.accumulate(&mut out, |term, out| out.copy_from_slice(&term.to_dense()));
+        out
+    }
+}
