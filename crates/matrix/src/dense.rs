@@ -60,11 +60,10 @@ impl LinearMap for Dense {
         with_values!(&self.values, |values, scales| kernels::dense_gemv(values, scales, x, y));
     }
     fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
-        assert_eq!((x.len(), y.len()), (batch * self.cols, batch * self.rows), "wrong length");
-        if batch == 1 {
-            return self.apply(x, y);
-        }
-        kernels::dense_gemm(self, x, batch, y);
+        kernels::batch::dense(self, x, batch, y, false);
+    }
+    fn apply_transposed_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        kernels::batch::dense_transposed(self, x, batch, y, false);
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
         assert_eq!((x.len(), y.len()), (self.rows, self.cols), "wrong length");

@@ -46,3 +46,30 @@ pub use nofm::NofM;
 pub use product::{Product, Sum};
 pub use storage::{MatrixError, Part, PartType};
 pub use values::{Element, ValueType, Values};
+
+/// The CPU features that the kernels look for and find on this machine, for reports.
+pub fn features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut found = Vec::new();
+        let mut note = |name, there| {
+            if there {
+                found.push(name);
+            }
+        };
+        note("avx2", is_x86_feature_detected!("avx2"));
+        note("fma", is_x86_feature_detected!("fma"));
+        note("f16c", is_x86_feature_detected!("f16c"));
+        note("avx512f", is_x86_feature_detected!("avx512f"));
+        note("avx512bw", is_x86_feature_detected!("avx512bw"));
+        note("avx512vl", is_x86_feature_detected!("avx512vl"));
+        note("avx512vbmi2", is_x86_feature_detected!("avx512vbmi2"));
+        note("avx512vnni", is_x86_feature_detected!("avx512vnni"));
+        note("avx512bf16", is_x86_feature_detected!("avx512bf16"));
+        found
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        vec!["scalar"]
+    }
+}

@@ -34,6 +34,15 @@ pub trait LinearMap {
     /// `y = Wᵀ x` with `x: rows`, `y: cols`.
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]);
 
+    /// `Y = X W` with `X: batch x rows`, `Y: batch x cols`: the transposed product of a batch.
+    fn apply_transposed_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        let (rows, cols) = (self.rows(), self.cols());
+        assert_eq!((x.len(), y.len()), (batch * rows, batch * cols), "wrong length");
+        for b in 0..batch {
+            self.apply_transposed(&x[b * rows..(b + 1) * rows], &mut y[b * cols..(b + 1) * cols]);
+        }
+    }
+
     /// The dense f32 entries, row-major.
     fn to_dense(&self) -> Vec<f32>;
 
@@ -102,6 +111,9 @@ impl LinearMap for Matrix {
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
         each_kind!(self, m => m.apply_transposed(x, y));
+    }
+    fn apply_transposed_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        each_kind!(self, m => m.apply_transposed_batch(x, batch, y));
     }
     fn to_dense(&self) -> Vec<f32> {
         each_kind!(self, m => m.to_dense())

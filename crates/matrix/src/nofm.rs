@@ -106,6 +106,16 @@ impl NofM {
             (i / self.n * self.m + position, self.values.get(row, row * per_row + i))
         })
     }
+
+    /// Appends the columns and values (scale applied) of `row`, of a matrix with at most 65 536
+    /// columns, in the order of [`Self::row`].
+    #[allow(dead_code)]
+    pub(crate) fn unpack_row(&self, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
+        for (c, w) in self.row(row) {
+            columns.push(c as u16);
+            values.push(w);
+        }
+    }
 }
 
 impl LinearMap for NofM {
@@ -127,6 +137,12 @@ impl LinearMap for NofM {
     fn apply(&self, x: &[f32], y: &mut [f32]) {
         assert_eq!((x.len(), y.len()), (self.cols, self.rows), "wrong length");
         kernels::nofm_gemv(self, x, y);
+    }
+    fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        kernels::batch::sparse(self, x, batch, y, false);
+    }
+    fn apply_transposed_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        kernels::batch::sparse_transposed(self, x, batch, y, false);
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
         assert_eq!((x.len(), y.len()), (self.rows, self.cols), "wrong length");

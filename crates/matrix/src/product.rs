@@ -1,6 +1,6 @@
 //! Products and sums of matrices: low rank, dictionary x sparse, low rank + sparse.
 
-use crate::{Layout, LinearMap, Matrix};
+use crate::{Layout, LinearMap, Matrix, kernels};
 
 /// `left * right` with `left: rows x k`, `right: k x cols`.
 ///
@@ -50,31 +50,21 @@ impl LinearMap for Product {
         self.left.apply(&inner, y);
     }
     fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
-        let mut inner = vec![0.0; batch * self.right.rows()];
-        self.right.apply_batch(x, batch, &mut inner);
-        self.left.apply_batch(&inner, batch, y);
+        kernels::batch::product(self, x, batch, y, false, false);
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
         let mut inner = vec![0.0; self.left.cols()];
         self.left.apply_transposed(x, &mut inner);
         self.right.apply_transposed(&inner, y);
     }
+    fn apply_transposed_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        kernels::batch::product(self, x, batch, y, false, true);
+    }
     fn to_dense(&self) -> Vec<f32> {
-        // left * right = (leftᵀ-batch form): every row of `left` is a batch item of rightᵀ.
-        let (rows, cols, k) = (self.rows(), self.cols(), self.left.cols());
-        let (left, right) = (self.left.to_dense(), self.right.to_dense());
+        // Every row of `left` is an item of a batch of right's transposed product.
+        let (rows, cols) = (self.rows(), self.cols());
         let mut out = vec![0.0; rows * cols];
-        for r in 0..rows {
-            let row = &mut out[r * cols..(r + 1) * cols];
-            for i in 0..k {
-                let a = left[r * k + i];
-                if a != 0.0 {
-                    for (o, &b) in row.iter_mut().zip(&right[i * cols..(i + 1) * cols]) {
-                        *o += a * b;
-                    }
-                }
-            }
-        }
+        self.right.apply_transposed_batch(&self.left.to_dense(), rows, &mut out);
         out
     }
 }
@@ -128,7 +118,10 @@ impl LinearMap for Sum {
         self.accumulate(y, |term, y| term.apply(x, y));
     }
     fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
-        self.accumulate(y, |term, y| term.apply_batch(x, batch, y));
+        kernels::batch::sum(self, x, batch, y, false, false);
+    }
+    fn apply_transposed_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        kernels::batch::sum(self, x, batch, y, false, true);
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
         self.accumulate(y, |term, y| term.apply_transposed(x, y));

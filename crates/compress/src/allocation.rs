@@ -1,0 +1,318 @@
+//! Spreading one global budget over the layers: uniformly, or by an exact multiple-choice knapsack
+//! over each layer's options (ROCKET, sections D and E).
+//!
+//! Every plan carries a certificate: the knapsack's lower bound on the objective under the same
+//! budget, and the objective that the uniform allocation reaches.
+
+use serde::{Deserialize, Serialize};
+use sparseland_core::Context;
+use sparseland_matrix::{Layout, ValueType};
+use sparseland_optim::knapsack::{Choice, Knapsack, KnapsackError};
+
+use crate::CompressError;
+use crate::problem::{Accounting, Errors, FactorShape, cost};
+
+/// One way to store a layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerOption {
+    /// The grid point: the fraction of the layer that the option was asked to remove.
+    pub removed: f64,
+    /// The size of the factors; `None` leaves the layer as it is.
+    pub shape: Option<FactorShape>,
+    /// Stored values.
+    pub params: u64,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Relative errors.
+    pub errors: Errors,
+}
+
+impl LayerOption {
+    fn cost(&self, accounting: Accounting) -> u64 {
+        match accounting {
+            Accounting::Params => self.params,
+            Accounting::Bytes => self.bytes,
+        }
+    }
+}
+
+/// A layer with its options; the first leaves it dense.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerProfile {
+    /// The layer's full name.
+    pub name: String,
+    /// `d1`.
+    pub inputs: usize,
+    /// `d2`.
+    pub outputs: usize,
+    /// The options.
+    pub options: Vec<LayerOption>,
+}
+
+impl LayerProfile {
+    /// A profile with the dense option only.
+    pub fn new(name: String, dense: &Layout) -> Self {
+        let dense_option = LayerOption {
+            removed: 0.0,
+            shape: None,
+            params: dense.parameters(),
+            bytes: dense.stored_bytes(),
+            errors: Errors::NONE,
+        };
+        Self { name, inputs: dense.cols(), outputs: dense.rows(), options: vec![dense_option] }
+    }
+
+    /// Adds an option unless it stores as much as the dense layer.
+    pub fn push(&mut self, removed: f64, shape: FactorShape, errors: Errors, values: ValueType) {
+        let layout = shape.layout(self.inputs, self.outputs, values);
+        let (params, bytes) = (cost(&layout, Accounting::Params), cost(&layout, Accounting::Bytes));
+        let dense = &self.options[0];
+        if params < dense.params && bytes < dense.bytes {
+            self.options.push(LayerOption { removed, shape: Some(shape), params, bytes, errors });
+        }
+    }
+
+    fn dense_cost(&self, accounting: Accounting) -> u64 {
+        self.options[0].cost(accounting)
+    }
+}
+
+/// How the budget is spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Allocation {
+    /// Every layer gives the same fraction.
+    Uniform,
+    /// The knapsack decides.
+    Knapsack,
+}
+
+/// What the knapsack minimises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Sum of squared relative errors times the layer's dense parameters: our default, robust without
+    /// any cap.
+    SquaredParams,
+    /// Sum of relative errors with the cap of the paper's step D: the faithful mode.
+    Paper,
+}
+
+/// Which error the objective looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorSpace {
+    /// `||W - W~|| / ||W||`, the paper's.
+    Weight,
+    /// The output error on the calibration data.
+    Output,
+}
+
+/// Everything that decides an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// The fraction of all targeted layers to remove, in `[0, 1)`.
+    pub remove: f64,
+    /// What is counted.
+    pub accounting: Accounting,
+    /// How it is spread.
+    pub allocation: Allocation,
+    /// What the knapsack minimises.
+    pub objective: Objective,
+    /// Which error it looks at.
+    pub error_space: ErrorSpace,
+}
+
+impl Budget {
+    fn error(&self, profile: &LayerProfile, option: &LayerOption) -> f64 {
+        let error = match self.error_space {
+            ErrorSpace::Weight => option.errors.weight,
+            ErrorSpace::Output => option.errors.output,
+        };
+        match self.objective {
+            Objective::SquaredParams => error * error * profile.options[0].params as f64,
+            Objective::Paper => error,
+        }
+    }
+}
+
+/// One option per layer within the budget. Written beside the compressed model and replayable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Version of this file's form.
+    pub version: u32,
+    /// The factorisation method.
+    pub method: String,
+    /// Type of the stored values.
+    pub values: ValueType,
+    /// What was asked.
+    pub budget: Budget,
+    /// Cost of all targeted layers when dense.
+    pub total: u64,
+    /// The most that the plan may cost.
+    pub allowed: u64,
+    /// What it costs.
+    pub cost: u64,
+    /// The objective it reaches.
+    pub objective: f64,
+    /// No plan within the budget has a smaller objective than this.
+    pub lower_bound: f64,
+    /// The objective of the uniform allocation under the same budget, where it is feasible.
+    pub uniform_objective: Option<f64>,
+    /// Index of the chosen option of every layer.
+    pub picks: Vec<usize>,
+    /// The layers with all their options.
+    pub layers: Vec<LayerProfile>,
+}
+
+/// The current [`Plan::version`].
+pub const PLAN_VERSION: u32 = 1;
+
+impl Plan {
+    /// The chosen option of layer `index`.
+    pub fn choice(&self, index: usize) -> &LayerOption {
+        &self.layers[index].options[self.picks[index]]
+    }
+
+    /// The fraction removed, by parameters or bytes.
+    pub fn removed(&self, accounting: Accounting) -> f64 {
+        let total: u64 = self.layers.iter().map(|l| l.dense_cost(accounting)).sum();
+        let kept: u64 = (0..self.layers.len()).map(|i| self.choice(i).cost(accounting)).sum();
+        if total == 0 { 0.0 } else { 1.0 - kept as f64 / total as f64 }
+    }
+}
+
+/// Chooses an option for every layer.
+///
+/// # Errors
+/// [`CompressError::Infeasible`] with the feasible range; [`CompressError::Fraction`].
+pub fn allocate(
+    method: &str,
+    values: ValueType,
+    layers: Vec<LayerProfile>,
+    budget: Budget,
+    context: &Context,
+) -> Result<Plan, CompressError> {
+    if !(0.0..1.0).contains(&budget.remove) {
+        return Err(CompressError::Fraction(budget.remove));
+    }
+    let total: u64 = layers.iter().map(|l| l.dense_cost(budget.accounting)).sum();
+    let allowed = ((1.0 - budget.remove) * total as f64 + 1e-6).floor() as u64;
+    let uniform = uniform(&layers, &budget);
+    let knapsack = context.install(|| knapsack(&layers, &budget, total, allowed))?;
+    let score = |picks: &[usize]| -> f64 {
+        layers.iter().zip(picks).map(|(l, &p)| budget.error(l, &l.options[p])).sum()
+    };
+    let picks = match budget.allocation {
+        Allocation::Uniform => match uniform.clone() {
+            Some(picks) => picks,
+            None => return Err(infeasible(&layers, &budget, total)),
+        },
+        Allocation::Knapsack => knapsack.picks,
+    };
+    let cost = layers.iter().zip(&picks).map(|(l, &p)| l.options[p].cost(budget.accounting)).sum();
+    assert!(cost <= allowed, "an allocation exceeded its budget: a bug in the knapsack");
+    Ok(Plan {
+        version: PLAN_VERSION,
+        method: method.to_owned(),
+        values,
+        budget,
+        total,
+        allowed,
+        cost,
+        objective: score(&picks),
+        lower_bound: knapsack.lower_bound,
+        uniform_objective: uniform.as_deref().map(score),
+        picks,
+        layers,
+    })
+}
+
+/// For every layer its best option that removes the asked fraction of the layer itself.
+fn uniform(layers: &[LayerProfile], budget: &Budget) -> Option<Vec<usize>> {
+    let pick = |layer: &LayerProfile| {
+        let allowed = (1.0 - budget.remove) * layer.dense_cost(budget.accounting) as f64 + 1e-6;
+        let fits = |o: &&(usize, &LayerOption)| o.1.cost(budget.accounting) as f64 <= allowed;
+        let options: Vec<_> = layer.options.iter().enumerate().collect();
+        let error = |o: &LayerOption| budget.error(layer, o);
+        options.iter().filter(fits).min_by(|a, b| error(a.1).total_cmp(&error(b.1))).map(|o| o.0)
+    };
+    layers.iter().map(pick).collect()
+}
+
+fn knapsack(
+    layers: &[LayerProfile],
+    budget: &Budget,
+    total: u64,
+    allowed: u64,
+) -> Result<sparseland_optim::knapsack::Solution, CompressError> {
+    let solve = |cap: f64| {
+        let (kept, groups) = capped(layers, budget, cap);
+        let mut solution = Knapsack::default().solve(&groups, allowed)?;
+        for (pick, kept) in solution.picks.iter_mut().zip(&kept) {
+            *pick = kept[*pick];
+        }
+        Ok::<_, KnapsackError>(solution)
+    };
+    let result = match budget.objective {
+        Objective::SquaredParams => solve(f64::INFINITY),
+        Objective::Paper => {
+            // Reference: the mean error at the asked fraction; the cap is its smallest multiple that
+            // leaves a feasible choice, searched in steps of a tenth as in the paper, beyond 2 if needed.
+            let at_target: Vec<f64> = layers
+                .iter()
+                .filter_map(|layer| {
+                    let fits = layer.options.iter().filter(|o| o.removed >= budget.remove - 1e-9);
+                    fits.map(|o| budget.error(layer, o)).min_by(f64::total_cmp)
+                })
+                .collect();
+            let reference = at_target.iter().sum::<f64>() / at_target.len().max(1) as f64;
+            (10..=100)
+                .find_map(|alpha| solve(reference * f64::from(alpha) / 10.0).ok())
+                .map_or_else(|| solve(f64::INFINITY), Ok)
+        }
+    };
+    result.map_err(|error| match error {
+        KnapsackError::Infeasible { .. } => infeasible(layers, budget, total),
+        other => other.into(),
+    })
+}
+
+/// The options whose error is within the cap (a layer with none keeps its best), and their original
+/// indices.
+fn capped(layers: &[LayerProfile], budget: &Budget, cap: f64) -> (Vec<Vec<usize>>, Vec<Vec<Choice>>) {
+    let mut indices = Vec::with_capacity(layers.len());
+    let mut groups = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let error = |i: &usize| budget.error(layer, &layer.options[*i]);
+        // The dense option has no error: something always remains.
+        let kept: Vec<usize> = (0..layer.options.len()).filter(|i| error(i) <= cap).collect();
+        let choice = |i: &usize| Choice { cost: layer.options[*i].cost(budget.accounting), error: error(i) };
+        groups.push(kept.iter().map(choice).collect());
+        indices.push(kept);
+    }
+    (indices, groups)
+}
+
+fn infeasible(layers: &[LayerProfile], budget: &Budget, total: u64) -> CompressError {
+    let least: u64 = match budget.allocation {
+        Allocation::Knapsack => {
+            let least = |l: &LayerProfile| l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
+            layers.iter().map(least).sum()
+        }
+        // Uniform stops where the first layer cannot follow.
+        Allocation::Uniform => {
+            let share = |l: &LayerProfile| {
+                let least = l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
+                least as f64 / l.dense_cost(budget.accounting).max(1) as f64
+            };
+            (layers.iter().map(share).fold(0.0, f64::max) * total as f64).ceil() as u64
+        }
+    };
+    CompressError::Infeasible {
+        asked: 100.0 * budget.remove,
+        accounting: if budget.accounting == Accounting::Params { "parameters" } else { "bytes" },
+        min: 0.0,
+        max: 100.0 * (1.0 - least as f64 / total.max(1) as f64),
+    }
+}

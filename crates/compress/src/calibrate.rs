@@ -1,0 +1,169 @@
+//! Calibration: which sequences of text, and how they stream through the network block by block.
+//!
+//! Memory holds one block, its Gram matrices and the hidden states of the sequences (which move to a
+//! file when large): never the whole model.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use rand::Rng;
+use rand::seq::SliceRandom;
+use sparseland_core::{Context, Event};
+use sparseland_data::Checkpoint;
+use sparseland_linalg::{Mat, Whitener, cholesky_robust, gram_accumulate};
+use sparseland_nn::{Block, LinearInput, ModelConfig, Workspace, embed};
+
+use crate::CompressError;
+use crate::hidden::HiddenStates;
+
+/// The fewest tokens that calibration accepts.
+const FEWEST_TOKENS: usize = 64;
+
+/// A larger share of dropped tokens is an error.
+const DROPPED_LIMIT: f64 = 0.01;
+
+/// Token sequences for calibration.
+#[derive(Debug, Clone)]
+pub struct Calibration {
+    /// The sequences.
+    pub sequences: Vec<Vec<u32>>,
+}
+
+impl Calibration {
+    /// Draws up to `samples` sequences of `length` tokens from the token stream of a text: windows
+    /// that do not overlap, in random order, the last one possibly shorter.
+    ///
+    /// # Errors
+    /// [`CompressError::ShortCalibration`] for fewer than 64 tokens.
+    pub fn sample(
+        tokens: &[u32],
+        samples: usize,
+        length: usize,
+        context: &Context,
+    ) -> Result<Self, CompressError> {
+        if tokens.len() < FEWEST_TOKENS {
+            return Err(CompressError::ShortCalibration { tokens: tokens.len(), needed: FEWEST_TOKENS });
+        }
+        let mut rng = context.rng(1);
+        // A random phase, so that seeds differ even where every window is used.
+        let windows = tokens.len() / length;
+        let phase = if windows > samples { rng.random_range(0..tokens.len() - windows * length + 1) } else { 0 };
+        let mut sequences: Vec<Vec<u32>> = tokens[phase..].chunks(length).map(<[u32]>::to_vec).collect();
+        if sequences.len() > 1 {
+            sequences.retain(|s| s.len() >= FEWEST_TOKENS.min(length));
+        }
+        sequences.shuffle(&mut rng);
+        sequences.truncate(samples);
+        Ok(Self { sequences })
+    }
+
+    /// The number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(Vec::len).sum()
+    }
+
+    /// A fingerprint of the tokens (FNV-1a), recorded in the plan and the report.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = crate::fingerprint::Fnv::new();
+        for sequence in &self.sequences {
+            hash.add(&(sequence.len() as u64).to_le_bytes());
+            sequence.iter().for_each(|t| hash.add(&t.to_le_bytes()));
+        }
+        hash.finish()
+    }
+}
+
+/// The whiteners of one block, one per group of layers that share an input.
+pub type Whiteners = BTreeMap<LinearInput, Arc<Whitener>>;
+
+/// The calibration sequences on their way through the network.
+pub(crate) struct Stream<'a> {
+    config: &'a ModelConfig,
+    sequences: &'a [Vec<u32>],
+    hidden: HiddenStates,
+    workspace: Workspace,
+    current: Vec<f32>,
+}
+
+impl<'a> Stream<'a> {
+    /// Embeds the sequences.
+    pub(crate) fn start(
+        checkpoint: &Checkpoint,
+        config: &'a ModelConfig,
+        calibration: &'a Calibration,
+        scratch: &Path,
+    ) -> Result<Self, CompressError> {
+        let sequences = &calibration.sequences;
+        let lengths = sequences.iter().map(|s| s.len() * config.hidden_size);
+        let mut hidden = HiddenStates::new(lengths, scratch)?;
+        for (i, states) in embed(checkpoint, config, sequences)?.enumerate() {
+            hidden.write(i, &states?)?;
+        }
+        Ok(Self { config, sequences, hidden, workspace: Workspace::new(config), current: Vec::new() })
+    }
+
+    /// Runs the sequences through `block` and returns the Gram matrices of its inputs; the hidden
+    /// states stay as they were before the block.
+    pub(crate) fn observe(&mut self, block: &Block, index: usize, context: &Context) -> Result<Whiteners, CompressError> {
+        self.pass(block, index, context, true, false)
+    }
+
+    /// Runs the sequences through `block` and keeps its outputs.
+    pub(crate) fn advance(&mut self, block: &Block, index: usize, context: &Context) -> Result<(), CompressError> {
+        self.pass(block, index, context, false, true).map(|_| ())
+    }
+
+    /// Both at once.
+    pub(crate) fn observe_and_advance(
+        &mut self,
+        block: &Block,
+        index: usize,
+        context: &Context,
+    ) -> Result<Whiteners, CompressError> {
+        self.pass(block, index, context, true, true)
+    }
+
+    fn pass(
+        &mut self,
+        block: &Block,
+        index: usize,
+        context: &Context,
+        observe: bool,
+        keep: bool,
+    ) -> Result<Whiteners, CompressError> {
+        let mut grams: BTreeMap<LinearInput, Mat<f64>> = BTreeMap::new();
+        let (mut dropped, mut seen) = (BTreeMap::<LinearInput, u64>::new(), 0u64);
+        for i in 0..self.hidden.len() {
+            context.check_cancelled()?;
+            self.hidden.read(i, &mut self.current)?;
+            seen += self.sequences[i].len() as u64;
+            block.forward_sequence(self.config, &mut self.current, &mut self.workspace, &mut |input, x, tokens| {
+                if observe {
+                    let width = x.len() / tokens.max(1);
+                    let gram = grams.entry(input).or_insert_with(|| Mat::zeros(width, width));
+                    *dropped.entry(input).or_default() += gram_accumulate(gram, x, tokens, width) as u64;
+                }
+            });
+            if keep {
+                self.hidden.write(i, &self.current)?;
+            }
+        }
+        if let Some(&worst) = dropped.values().max()
+            && worst > 0
+        {
+            if worst as f64 > DROPPED_LIMIT * seen as f64 {
+                return Err(CompressError::NonFinite { dropped: worst, tokens: seen, block: index });
+            }
+            context.report(Event::Warning(&format!(
+                "{worst} of {seen} calibration tokens give non-finite activations in block {index}; left out"
+            )));
+        }
+        let mut whiteners = Whiteners::new();
+        for (input, gram) in grams {
+            let whitener = cholesky_robust(&gram)?;
+            whiteners.insert(input, Arc::new(whitener));
+        }
+        Ok(whiteners)
+    }
+}

@@ -1,0 +1,5 @@
+//! The factorisation methods, one file or folder per paper.
+
+pub mod rocket;
+pub mod svd;
+pub mod svd_llm;

@@ -1,0 +1,413 @@
+//! The main job: profile every layer, choose under a budget, compress block by block, write.
+//!
+//! Two streams of the calibration text pass through the network. The first sees the original blocks
+//! and measures what each option of each layer would cost; the second sees the blocks as they will be
+//! used: block `b` is compressed on inputs that the already compressed blocks before it produce.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use sparseland_core::{Context, Event};
+use sparseland_data::{Checkpoint, CheckpointOptions, CheckpointWriter, TensorSource, TensorSpec};
+use sparseland_matrix::{Layout, LinearMap, Matrix, ValueType};
+use sparseland_nn::structure::{Structure, StructuredLayer, part_spec};
+use sparseland_nn::{Block, LinearSite, LoadOptions, ModelConfig};
+
+use crate::CompressError;
+use crate::allocation::{Budget, LayerProfile, Plan, allocate};
+use crate::calibrate::{Calibration, Stream, Whiteners};
+use crate::fingerprint::Fnv;
+use crate::problem::{Accounting, Errors, Factorizer, LayerProblem, Limit};
+use crate::work::Work;
+
+/// Everything that decides the result of a compression.
+pub struct Job<'a> {
+    /// The model.
+    pub checkpoint: &'a Checkpoint,
+    /// Its configuration.
+    pub config: &'a ModelConfig,
+    /// The calibration text; may be empty for methods that need none.
+    pub calibration: Calibration,
+    /// The factorisation.
+    pub factorizer: &'a dyn Factorizer,
+    /// A description of the factorisation's parameters, part of the run's fingerprint.
+    pub parameters: String,
+    /// Type of the stored factors; `None` keeps each layer's own.
+    pub values: Option<ValueType>,
+    /// The budget.
+    pub budget: Budget,
+}
+
+/// What became of one layer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The layer's full name.
+    pub name: String,
+    /// Its structure.
+    pub layout: Layout,
+    /// Errors of the stored matrix against the original on this run's calibration inputs.
+    pub errors: Errors,
+    /// Warning-worthy condition number of the whitener, where one was used.
+    pub condition: Option<f64>,
+}
+
+/// A compressed checkpoint on disk.
+#[derive(Debug, Clone)]
+pub struct Compressed {
+    /// One record per targeted layer, in the network's order.
+    pub layers: Vec<LayerRecord>,
+    /// Bytes of the weight files.
+    pub file_bytes: u64,
+}
+
+/// The grid of removed fractions that every layer is profiled on (ROCKET: 0.05, 0.10, ..., 0.70), with
+/// the target itself, so that uniform is one of the plans, and reaching beyond high targets.
+pub fn removal_grid(remove: f64) -> Vec<f64> {
+    let top = (remove + 0.25).clamp(0.70, 0.95);
+    let mut grid: Vec<f64> = (1..20).map(|i| f64::from(i) / 20.0).filter(|&g| g <= top + 1e-9).collect();
+    if remove > 0.0 && grid.iter().all(|g| (g - remove).abs() > 1e-9) {
+        grid.push(remove);
+        grid.sort_by(f64::total_cmp);
+    }
+    grid
+}
+
+impl<'a> Job<'a> {
+    /// A line that says what this run is, and the fingerprint of everything that decides its result.
+    fn describe(&self, replay: Option<&Plan>) -> (String, String) {
+        let calibrated = if self.factorizer.needs_calibration() { self.calibration.fingerprint() } else { "-".into() };
+        let description = format!(
+            "{} {} on {}, values {}, {:?}, calibration {calibrated}{}",
+            self.factorizer.slug(),
+            self.parameters,
+            self.checkpoint.dir().display(),
+            self.values.map_or("as stored", ValueType::name),
+            self.budget,
+            if replay.is_some() { ", replayed plan" } else { "" },
+        );
+        let mut hash = Fnv::new();
+        hash.add(description.as_bytes());
+        hash.add(serde_json::to_string(self.checkpoint.config()).expect("JSON serialises").as_bytes());
+        hash.add(&self.checkpoint.file_bytes().to_le_bytes());
+        if let Some(plan) = replay {
+            hash.add(&serde_json::to_vec(plan).expect("a plan serialises"));
+        }
+        (description, hash.finish())
+    }
+
+    /// Opens the folder of unfinished work inside `out`.
+    fn work(&self, out: &Path, replay: Option<&Plan>) -> Result<Work, CompressError> {
+        let (description, fingerprint) = self.describe(replay);
+        Work::open(out, &fingerprint, &description)
+    }
+
+    /// Starts (or resumes) the job in the output directory.
+    ///
+    /// # Errors
+    /// If the directory cannot be written or holds the unfinished work of another job.
+    pub fn start(self, out: &Path, replay: Option<&Plan>) -> Result<Run<'a>, CompressError> {
+        if let Some(plan) = replay {
+            check_replay(&self, plan)?;
+        }
+        let work = self.work(out, replay)?;
+        Ok(Run { job: self, work })
+    }
+}
+
+/// Whether the plan's layers are this model's.
+fn check_replay(job: &Job<'_>, plan: &Plan) -> Result<(), CompressError> {
+    let fail = |what: String| Err(CompressError::Plan(what));
+    if plan.version != crate::allocation::PLAN_VERSION {
+        return fail(format!("its version is {}, this program reads {}", plan.version, crate::allocation::PLAN_VERSION));
+    }
+    if plan.method != job.factorizer.slug() {
+        return fail(format!("it was made for --method {}", plan.method));
+    }
+    if plan.picks.len() != plan.layers.len() {
+        return fail("it has not one pick per layer".into());
+    }
+    let sites = job.config.num_hidden_layers * LinearSite::ALL.len();
+    if plan.layers.len() != sites {
+        return fail(format!("it has {} layers, the model {sites}", plan.layers.len()));
+    }
+    for (i, layer) in plan.layers.iter().enumerate() {
+        let name = LinearSite::ALL[i % LinearSite::ALL.len()].full_name(i / LinearSite::ALL.len());
+        if layer.name != name {
+            return fail(format!("layer {i} is {}, expected {name}", layer.name));
+        }
+        let Some(option) = layer.options.get(plan.picks[i]) else {
+            return fail(format!("{name} picks option {} of {}", plan.picks[i], layer.options.len()));
+        };
+        if let Some(shape) = option.shape
+            && (shape.k == 0 || shape.s == 0 || shape.s > shape.k || shape.k > layer.inputs.min(layer.outputs))
+        {
+            return fail(format!("{name} asks for k = {}, s = {}", shape.k, shape.s));
+        }
+    }
+    Ok(())
+}
+
+/// A job under way: knows what is finished.
+pub struct Run<'a> {
+    job: Job<'a>,
+    work: Work,
+}
+
+impl Run<'_> {
+    /// Profiles every layer on the original network.
+    ///
+    /// # Errors
+    /// If a block cannot be loaded or a decomposition fails.
+    pub fn profile(&self, context: &Context) -> Result<Vec<LayerProfile>, CompressError> {
+        let blocks = self.job.config.num_hidden_layers;
+        context.report(Event::Stage { name: "profiling", total: blocks });
+        let mut finished: Vec<_> = (0..blocks).map(|b| self.work.profile(b)).collect();
+        let mut stream = None;
+        for index in 0..blocks {
+            if finished[index..].iter().all(Option::is_some) {
+                break;
+            }
+            let block = self.load(index)?;
+            let mut whiteners = Whiteners::new();
+            if self.job.factorizer.needs_calibration() {
+                if stream.is_none() {
+                    stream = Some(self.stream()?);
+                }
+                let stream = stream.as_mut().expect("made above");
+                whiteners = context.install(|| stream.observe_and_advance(&block, index, context))?;
+            }
+            if finished[index].is_none() {
+                let profiles = context.install(|| self.profile_block(&block, index, &whiteners, context))?;
+                self.work.keep_profile(index, &profiles)?;
+                finished[index] = Some(profiles);
+            }
+            context.report(Event::Step { done: index + 1, message: "" });
+        }
+        Ok(finished.into_iter().flatten().flatten().collect())
+    }
+
+    fn profile_block(
+        &self,
+        block: &Block,
+        index: usize,
+        whiteners: &Whiteners,
+        context: &Context,
+    ) -> Result<Vec<LayerProfile>, CompressError> {
+        let accounting = self.job.budget.accounting;
+        let grid = removal_grid(self.job.budget.remove);
+        let profile = |site: LinearSite| {
+            let weight = &block.linear(site).weight;
+            let name = site.full_name(index);
+            let dense = weight.layout();
+            let values = self.values_of(&dense);
+            let mut profile = LayerProfile::new(name, &dense);
+            let problem = LayerProblem::new(weight, whiteners.get(&site.input()).cloned());
+            let prepared = self.job.factorizer.prepare(problem)?;
+            for &removed in &grid {
+                context.check_cancelled()?;
+                let whole = match accounting {
+                    Accounting::Params => dense.parameters(),
+                    Accounting::Bytes => dense.stored_bytes(),
+                };
+                let cost = ((1.0 - removed) * whole as f64 + 1e-6).floor() as u64;
+                if let Some((shape, errors)) = prepared.best_shape(Limit { cost, accounting, values })? {
+                    profile.push(removed, shape, errors, values);
+                }
+            }
+            Ok(profile)
+        };
+        LinearSite::ALL
+            .par_iter()
+            .map(|&site| profile(site).map_err(|e: CompressError| e.in_layer(&site.full_name(index))))
+            .collect()
+    }
+
+    /// Chooses one option per layer.
+    ///
+    /// # Errors
+    /// If the budget is infeasible.
+    pub fn plan(&self, profiles: Vec<LayerProfile>, budget: Budget, context: &Context) -> Result<Plan, CompressError> {
+        let values = self.job.values.unwrap_or(self.job.config.dtype);
+        allocate(self.job.factorizer.slug(), values, profiles, budget, context)
+    }
+
+    /// Compresses by the plan and writes the new checkpoint to `out`. `tag` names the variant, so that
+    /// several plans of one job keep their finished layers apart.
+    ///
+    /// # Errors
+    /// If a block cannot be loaded, a decomposition fails, or writing fails; nothing half-written
+    /// remains visible.
+    pub fn build(&self, plan: &Plan, tag: &str, out: &Path, context: &Context) -> Result<Compressed, CompressError> {
+        let blocks = self.job.config.num_hidden_layers;
+        context.report(Event::Stage { name: "compressing", total: blocks });
+        let mut stream = None;
+        let mut records = Vec::new();
+        for index in 0..blocks {
+            let planned = &plan.layers[index * LinearSite::ALL.len()..(index + 1) * LinearSite::ALL.len()];
+            let first = index * LinearSite::ALL.len();
+            let options: Vec<_> = (0..planned.len()).map(|i| plan.choice(first + i)).collect();
+            let found: Vec<_> = planned
+                .iter()
+                .zip(&options)
+                .map(|(l, o)| if o.shape.is_some() { self.work.layer(tag, &l.name) } else { None })
+                .collect();
+            let missing = options.iter().zip(&found).any(|(o, f)| o.shape.is_some() && f.is_none());
+            let later = (index + 1..blocks).any(|b| self.unfinished(plan, tag, b));
+            if !missing && !later {
+                // Nothing to compute here or further on: the records are enough.
+                for (i, found) in found.into_iter().enumerate() {
+                    records.push(match found {
+                        Some((record, _)) => record,
+                        None => dense_record(&planned[i], self.load(index)?.linear(LinearSite::ALL[i]).weight.layout()),
+                    });
+                }
+                continue;
+            }
+            let mut block = self.load(index)?;
+            let calibrated = self.job.factorizer.needs_calibration();
+            if calibrated && stream.is_none() {
+                stream = Some(self.stream()?);
+            }
+            let whiteners = match stream.as_mut() {
+                Some(stream) if missing => context.install(|| stream.observe(&block, index, context))?,
+                _ => Whiteners::new(),
+            };
+            let fresh = context.install(|| {
+                let indices: Vec<usize> = (0..planned.len()).collect();
+                let factorize = |&i: &usize| -> Result<Option<(LayerRecord, Matrix)>, CompressError> {
+                    context.check_cancelled()?;
+                    let (site, option) = (LinearSite::ALL[i], options[i]);
+                    let Some(shape) = option.shape else { return Ok(None) };
+                    if let Some(done) = &found[i] {
+                        return Ok(Some(done.clone()));
+                    }
+                    let weight = &block.linear(site).weight;
+                    let whitener = whiteners.get(&site.input()).cloned();
+                    let (record, matrix) = self.factorize(&planned[i].name, weight, whitener, shape)?;
+                    self.work.keep_layer(tag, &record, &matrix)?;
+                    Ok(Some((record, matrix)))
+                };
+                let run = |i: &usize| factorize(i).map_err(|e| e.in_layer(&planned[*i].name));
+                indices.par_iter().map(run).collect::<Result<Vec<_>, _>>()
+            })?;
+            for (i, done) in fresh.into_iter().enumerate() {
+                match done {
+                    Some((record, matrix)) => {
+                        block.linear_mut(LinearSite::ALL[i]).weight = matrix;
+                        records.push(record);
+                    }
+                    None => records.push(dense_record(&planned[i], block.linear(LinearSite::ALL[i]).weight.layout())),
+                }
+            }
+            if let Some(stream) = stream.as_mut()
+                && later
+            {
+                context.install(|| stream.advance(&block, index, context))?;
+            }
+            context.report(Event::Step { done: index + 1, message: "" });
+        }
+        self.write(plan, tag, out, records)
+    }
+
+    /// Whether some layer of the block still has to be factorised.
+    fn unfinished(&self, plan: &Plan, tag: &str, block: usize) -> bool {
+        let first = block * LinearSite::ALL.len();
+        (first..first + LinearSite::ALL.len())
+            .any(|i| plan.choice(i).shape.is_some() && !self.work.layer_path(tag, &plan.layers[i].name).exists())
+    }
+
+    fn factorize(
+        &self,
+        name: &str,
+        weight: &Matrix,
+        whitener: Option<Arc<sparseland_linalg::Whitener>>,
+        shape: crate::problem::FactorShape,
+    ) -> Result<(LayerRecord, Matrix), CompressError> {
+        let values = self.values_of(&weight.layout());
+        let condition = whitener.as_ref().map(|w| w.condition());
+        let prepared = self.job.factorizer.prepare(LayerProblem::new(weight, whitener.clone()))?;
+        let matrix = prepared.factors(shape)?.into_matrix(values);
+        drop(prepared);
+        // The errors of what is stored, rounding included.
+        let errors = LayerProblem::new(weight, whitener.clone()).errors(&LayerProblem::new(&matrix, None).weight)?;
+        Ok((LayerRecord { name: name.to_owned(), layout: matrix.layout(), errors, condition }, matrix))
+    }
+
+    /// Copies every tensor of the original except the weights that have become structured.
+    fn write(&self, plan: &Plan, tag: &str, out: &Path, layers: Vec<LayerRecord>) -> Result<Compressed, CompressError> {
+        let mut structure = Structure::default();
+        for (record, pick) in layers.iter().zip(0..) {
+            if plan.choice(pick).shape.is_some() {
+                let layer = StructuredLayer { method: plan.method.clone(), layout: record.layout.clone() };
+                structure.layers.insert(record.name.clone(), layer);
+            }
+        }
+        let checkpoint = self.job.checkpoint;
+        let layer_of = |tensor: &str| {
+            let name = tensor.strip_suffix(".weight")?;
+            structure.layers.contains_key(name).then(|| name.to_owned())
+        };
+        let damaged = |name: &str| CompressError::Plan(format!("the finished layer {name} cannot be read back"));
+        let mut specs: Vec<TensorSpec> = Vec::new();
+        for name in checkpoint.names() {
+            match layer_of(name) {
+                Some(layer) => {
+                    let (_, matrix) = self.work.layer(tag, &layer).ok_or_else(|| damaged(&layer))?;
+                    specs.extend(matrix.parts(&layer).iter().map(part_spec));
+                }
+                None => {
+                    let info = checkpoint.info(name)?;
+                    specs.push(TensorSpec::new(name, info.dtype, info.shape.clone()));
+                }
+            }
+        }
+        let mut writer = CheckpointWriter::create(out, &specs, &CheckpointOptions::default())?;
+        for name in checkpoint.names() {
+            match layer_of(name) {
+                Some(layer) => {
+                    let (_, matrix) = self.work.layer(tag, &layer).ok_or_else(|| damaged(&layer))?;
+                    for part in matrix.parts(&layer) {
+                        writer.write(&part.name, &part.bytes)?;
+                    }
+                }
+                None => writer.copy(checkpoint, name)?,
+            }
+        }
+        writer.add_files_of(checkpoint)?;
+        writer.add_file("sparseland_plan.json", serde_json::to_vec_pretty(plan).expect("a plan serialises"))?;
+        let mut config = checkpoint.config().clone();
+        structure.write(&mut config);
+        let written = writer.finish(&config)?;
+        Ok(Compressed { layers, file_bytes: written.file_bytes })
+    }
+
+    /// Removes the folder of unfinished work.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn finish(self) -> Result<(), CompressError> {
+        self.work.remove()
+    }
+
+    fn load(&self, index: usize) -> Result<Block, CompressError> {
+        Ok(Block::load(self.job.checkpoint, self.job.config, index, &LoadOptions::default())?)
+    }
+
+    fn stream(&self) -> Result<Stream<'_>, CompressError> {
+        Stream::start(self.job.checkpoint, self.job.config, &self.job.calibration, self.work.dir())
+    }
+
+    fn values_of(&self, dense: &Layout) -> ValueType {
+        let own = match dense {
+            Layout::Dense { values, .. } => *values,
+            _ => ValueType::F32,
+        };
+        self.job.values.unwrap_or(own)
+    }
+}
+
+fn dense_record(profile: &LayerProfile, layout: Layout) -> LayerRecord {
+    LayerRecord { name: profile.name.clone(), layout, errors: Errors::NONE, condition: None }
+}

@@ -1,0 +1,241 @@
+//! One linear layer as the papers see it, the shapes its factors may take, and what every
+//! factorisation method must answer.
+//!
+//! Papers write `Y = X W` with `W: d1 x d2`, inputs first; a checkpoint stores `out x in`. Here
+//! `d1 = in`, `d2 = out`, and a factorisation `W ~ D S` (`D: d1 x k`, `S: k x d2`) becomes the
+//! [`Product`] `Sᵀ Dᵀ` of an `out x k` and a `k x in` matrix.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sparseland_linalg::{Mat, Whitener};
+use sparseland_matrix::{Bitmask, Csr, Dense, Layout, Matrix, Product, ValueType};
+
+use crate::CompressError;
+
+/// What a budget counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accounting {
+    /// Stored values, as the papers count: indices and masks are free.
+    Params,
+    /// Bytes in the file: values, masks, indices and scales.
+    Bytes,
+}
+
+/// The size of a factorisation: `k` atoms (the rank), `s` coefficients per output on average.
+/// `s == k` means dense coefficients: plain low rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FactorShape {
+    /// Atoms of the dictionary; the inner dimension.
+    pub k: usize,
+    /// Mean number of coefficients per output, at most `k`.
+    pub s: usize,
+}
+
+impl FactorShape {
+    /// The layout of the factors of an `inputs x outputs` weight.
+    pub fn layout(self, inputs: usize, outputs: usize, values: ValueType) -> Layout {
+        let left = if self.s == self.k {
+            Layout::Dense { rows: outputs, cols: self.k, values }
+        } else {
+            Layout::sparse(outputs, self.k, values, self.s * outputs)
+        };
+        let right = Layout::Dense { rows: self.k, cols: inputs, values };
+        Layout::Product { left: Box::new(left), right: Box::new(right) }
+    }
+
+    /// The largest shape with `k / s = rho` whose cost is within the limit; `None` if not even one
+    /// atom fits or the rank would exceed the smaller side.
+    ///
+    /// Counting parameters this is ROCKET's `k = floor((1 - removed) d1 d2 / (d1 + d2 / rho))`.
+    pub fn fitting((inputs, outputs): (usize, usize), rho: f64, limit: Limit) -> Option<Self> {
+        let (d1, d2) = (inputs as f64, outputs as f64);
+        let per_atom = match limit.accounting {
+            Accounting::Params => d1 + d2 / rho,
+            Accounting::Bytes => {
+                let mask = if rho > 1.0 { d2 / 8.0 } else { 0.0 };
+                (d1 + d2 / rho) * limit.values.bytes() as f64 + mask + limit.values.scale_bytes(1) as f64
+            }
+        };
+        // + 1: the estimate may round down below what the exact count admits.
+        let mut k = (limit.cost as f64 / per_atom).floor() as usize + 1;
+        loop {
+            let s = if rho > 1.0 { (k as f64 / rho).floor() as usize } else { k };
+            if k == 0 || s == 0 {
+                return None;
+            }
+            let shape = Self { k, s };
+            if cost(&shape.layout(inputs, outputs, limit.values), limit.accounting) <= limit.cost {
+                return (k <= inputs.min(outputs)).then_some(shape);
+            }
+            k -= 1;
+        }
+    }
+}
+
+/// The most that one layer may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// The greatest cost.
+    pub cost: u64,
+    /// What is counted.
+    pub accounting: Accounting,
+    /// Type of the stored values.
+    pub values: ValueType,
+}
+
+/// The cost of a layout under an accounting.
+pub fn cost(layout: &Layout, accounting: Accounting) -> u64 {
+    match accounting {
+        Accounting::Params => layout.parameters(),
+        Accounting::Bytes => layout.stored_bytes(),
+    }
+}
+
+/// Relative errors of an approximation of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Errors {
+    /// `||W - W~||_F / ||W||_F`.
+    pub weight: f64,
+    /// `||L (W - W~)||_F / ||L W||_F`: the relative output error on the calibration data.
+    pub output: f64,
+}
+
+impl Errors {
+    /// No error.
+    pub const NONE: Self = Self { weight: 0.0, output: 0.0 };
+}
+
+/// A linear layer to be compressed.
+pub struct LayerProblem {
+    /// `d1 x d2`, inputs first.
+    pub weight: Mat<f64>,
+    /// `LᵀL = sum x xᵀ` over the calibration inputs; `None` for methods that need no data.
+    pub whitener: Option<Arc<Whitener>>,
+}
+
+impl LayerProblem {
+    /// From a stored `out x in` matrix.
+    pub fn new(weight: &Matrix, whitener: Option<Arc<Whitener>>) -> Self {
+        use sparseland_matrix::LinearMap;
+        let (outputs, inputs) = (weight.rows(), weight.cols());
+        let dense = weight.to_dense();
+        let weight = Mat::from_fn(inputs, outputs, |i, j| f64::from(dense[j * inputs + i]));
+        Self { weight, whitener }
+    }
+
+    /// The whitener.
+    ///
+    /// # Errors
+    /// If the layer was prepared without calibration.
+    pub fn whitener(&self) -> Result<&Whitener, CompressError> {
+        self.whitener.as_deref().ok_or(CompressError::NoCalibration)
+    }
+
+    /// Relative errors of an approximation given as `d1 x d2`.
+    pub fn errors(&self, approximation: &Mat<f64>) -> Result<Errors, CompressError> {
+        let difference = Mat::from_fn(self.weight.rows(), self.weight.cols(), |i, j| {
+            self.weight[(i, j)] - approximation[(i, j)]
+        });
+        let weight = ratio(norm(&difference), norm(&self.weight));
+        let output = match &self.whitener {
+            Some(l) => ratio(norm(&l.apply(&difference)?), norm(&l.apply(&self.weight)?)),
+            None => weight,
+        };
+        Ok(Errors { weight, output })
+    }
+}
+
+/// The Frobenius norm.
+pub(crate) fn norm(a: &Mat<f64>) -> f64 {
+    a.as_slice().iter().map(|v| v * v).sum::<f64>().sqrt()
+}
+
+/// `a / b`, 0 where both are 0.
+pub(crate) fn ratio(a: f64, b: f64) -> f64 {
+    if a == 0.0 { 0.0 } else { a / b }
+}
+
+/// The factors of one layer in checkpoint orientation: `W~ᵀ = left right`.
+#[derive(Debug, Clone)]
+pub struct Factors {
+    /// `out x k` coefficients.
+    pub left: Mat<f64>,
+    /// `k x in` dictionary.
+    pub right: Mat<f64>,
+    /// Whether `left` is stored sparse.
+    pub sparse: bool,
+}
+
+impl Factors {
+    /// The structured matrix with values of the given type.
+    ///
+    /// Magnitudes move into the dictionary: each atom is scaled so that its coefficients have unit
+    /// root mean square. Products are unchanged; int8 rows of either factor then hold values of one
+    /// scale.
+    pub fn into_matrix(mut self, values: ValueType) -> Matrix {
+        let k = self.right.rows();
+        let mut squares = vec![(0.0f64, 0usize); k];
+        for j in 0..self.left.rows() {
+            for (square, &v) in squares.iter_mut().zip(self.left.row(j)) {
+                *square = (square.0 + v * v, square.1 + usize::from(v != 0.0));
+            }
+        }
+        let scales: Vec<f64> = squares
+            .iter()
+            .map(|&(sum, count)| if sum > 0.0 { (sum / count as f64).sqrt() } else { 1.0 })
+            .collect();
+        for j in 0..self.left.rows() {
+            self.left.row_mut(j).iter_mut().zip(&scales).for_each(|(v, s)| *v /= s);
+        }
+        for i in 0..k {
+            self.right.row_mut(i).iter_mut().for_each(|v| *v *= scales[i]);
+        }
+        let left = narrow(&self.left);
+        let (rows, inner) = (self.left.rows(), self.left.cols());
+        let right = Dense::from_f32(k, self.right.cols(), &narrow(&self.right), values);
+        if !self.sparse {
+            return Product::new(Dense::from_f32(rows, inner, &left, values), right).into();
+        }
+        let nonzeros = left.iter().filter(|&&v| v != 0.0).count();
+        match Layout::sparse(rows, inner, values, nonzeros) {
+            Layout::Csr { .. } => Product::new(Csr::from_dense(rows, inner, &left, values), right).into(),
+            _ => Product::new(Bitmask::from_dense(rows, inner, &left, values), right).into(),
+        }
+    }
+}
+
+fn narrow(a: &Mat<f64>) -> Vec<f32> {
+    a.as_slice().iter().map(|&v| v as f32).collect()
+}
+
+/// A factorisation method: prepares a layer once, then offers and builds any number of sizes.
+pub trait Factorizer: Send + Sync {
+    /// The name in commands and files.
+    fn slug(&self) -> &'static str;
+
+    /// Whether calibration data are needed.
+    fn needs_calibration(&self) -> bool;
+
+    /// Does the work that all sizes of a layer share.
+    ///
+    /// # Errors
+    /// If a decomposition fails.
+    fn prepare(&self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer>, CompressError>;
+}
+
+/// A layer ready to be factorised at any size.
+pub trait PreparedLayer: Send {
+    /// The best shape within the limit, with its errors; `None` if the layer is too small for it.
+    ///
+    /// # Errors
+    /// If a solve fails.
+    fn best_shape(&self, limit: Limit) -> Result<Option<(FactorShape, Errors)>, CompressError>;
+
+    /// The factors at a shape.
+    ///
+    /// # Errors
+    /// If a solve fails.
+    fn factors(&self, shape: FactorShape) -> Result<Factors, CompressError>;
+}

@@ -1,0 +1,28 @@
+//! `sparseland bench`: speed and bytes, next to our own best dense kernel of the same run.
+
+mod decode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use sparseland_core::Context;
+
+/// Measures kernels and whole models against dense.
+#[derive(Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    Decode(decode::Decode),
+}
+
+impl Bench {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        match self.what {
+            What::Decode(command) => command.run(context),
+        }
+    }
+}

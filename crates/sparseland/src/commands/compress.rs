@@ -1,0 +1,429 @@
+//! `sparseland compress`: the main job. Compresses a model, measures it before and after, and shows
+//! what the uniform allocation would have given.
+
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use sparseland_compress::allocation::{Allocation, Budget, ErrorSpace, Objective, Plan};
+use sparseland_compress::calibrate::Calibration;
+use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm::SvdLlm};
+use sparseland_compress::pipeline::{Compressed, Job, Run};
+use sparseland_compress::problem::{Accounting, Factorizer};
+use sparseland_core::{Context, Event};
+use sparseland_data::{Checkpoint, TensorSource};
+use sparseland_matrix::ValueType;
+use sparseland_nn::{ModelConfig, Tokenizer};
+
+pub use report::Report;
+
+use crate::model::{self, Measured};
+use crate::{bundled, machine};
+
+/// Compresses a model without retraining and measures the result.
+#[derive(Args, Clone)]
+pub struct Compress {
+    /// Directory of a Hugging Face checkpoint, or a hub name; the bundled model if absent.
+    pub model: Option<PathBuf>,
+    /// The factorisation.
+    #[arg(long, value_enum, default_value = "rocket")]
+    pub method: MethodName,
+    /// How the budget is spread over the layers.
+    #[arg(long, value_enum, default_value = "knapsack")]
+    pub allocation: AllocationName,
+    /// Fraction of the targeted linear layers to remove, in [0, 1).
+    #[arg(long, default_value_t = 0.3, value_name = "FRACTION")]
+    pub remove: f64,
+    /// What the fraction counts: stored values, or bytes with masks, indices and scales.
+    #[arg(long, value_enum, default_value = "params")]
+    pub budget: AccountingName,
+    /// Text for calibration (.txt or .jsonl, plain, .gz or .zst); bundled stories if absent.
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Sequences of calibration text.
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub calibration_samples: usize,
+    /// Tokens per sequence.
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    pub calibration_length: usize,
+    /// Text for measuring quality; the bundled evaluation stories if absent.
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Type of the stored factors; the layer's own if absent.
+    #[arg(long, value_enum)]
+    pub values: Option<ValuesName>,
+    /// Where the new checkpoint goes.
+    #[arg(long, default_value = "sparseland-out", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Write a checkpoint with ordinary dense weights, which any Hugging Face loader opens.
+    #[arg(long, value_enum)]
+    pub export: Option<ExportName>,
+    /// Replay the layer choices of a plan file (sparseland_plan.json of an earlier run).
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// What the knapsack minimises.
+    #[arg(long, value_enum, default_value = "squared-params")]
+    pub objective: ObjectiveName,
+    /// Which error the knapsack looks at.
+    #[arg(long, value_enum, default_value = "weight")]
+    pub error_space: ErrorSpaceName,
+    /// ROCKET: Adam steps on both factors with the support fixed.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub refine_steps: usize,
+    /// ROCKET: weight of the whitening norms in the first selection.
+    #[arg(long, default_value_t = Rocket::default().importance)]
+    pub importance: f64,
+    /// ROCKET: share of all coefficients re-activated globally.
+    #[arg(long, default_value_t = Rocket::default().refill)]
+    pub refill: f64,
+    /// ROCKET: relative ridge of the dictionary refit.
+    #[arg(long, default_value_t = Rocket::default().ridge)]
+    pub ridge: f64,
+    /// Skip the model that uniform allocation would have given.
+    #[arg(long)]
+    pub no_uniform: bool,
+    /// Skip all measurements of quality and speed: only compress.
+    #[arg(long)]
+    pub no_eval: bool,
+    /// Say what would be done and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Calibration and evaluation documents given by another command.
+    #[arg(skip)]
+    pub documents: Option<(Vec<String>, Vec<String>)>,
+    /// Measure quality but not speed.
+    #[arg(skip)]
+    pub quality_only: bool,
+}
+
+impl Default for Compress {
+    /// The command without any argument.
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            compress: Compress,
+        }
+        <Alone as clap::Parser>::parse_from(["compress"]).compress
+    }
+}
+
+/// Defines a command-line name list that maps onto a library type.
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident => $target:ty { $($(#[$vdoc:meta])* $variant:ident => $value:expr),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+        impl From<$name> for $target {
+            fn from(name: $name) -> Self {
+                match name { $($name::$variant => $value),* }
+            }
+        }
+    };
+}
+names!(
+    /// Methods of `compress`.
+    MethodName => &'static str {
+        /// Dictionary x sparse coefficients (ROCKET).
+        Rocket => "rocket",
+        /// Plain truncated SVD.
+        Svd => "svd",
+        /// Whitened SVD (SVD-LLM).
+        SvdLlm => "svd-llm",
+    }
+);
+names!(
+    /// Allocations.
+    AllocationName => Allocation {
+        /// An exact multiple-choice knapsack.
+        Knapsack => Allocation::Knapsack,
+        /// The same fraction for every layer.
+        Uniform => Allocation::Uniform,
+    }
+);
+names!(
+    /// Accountings.
+    AccountingName => Accounting {
+        /// Stored values, as the papers count.
+        Params => Accounting::Params,
+        /// Bytes in the file.
+        Bytes => Accounting::Bytes,
+    }
+);
+names!(
+    /// Value types.
+    ValuesName => ValueType {
+        /// 32-bit floats.
+        F32 => ValueType::F32,
+        /// bfloat16.
+        Bf16 => ValueType::Bf16,
+        /// Half precision.
+        F16 => ValueType::F16,
+        /// 8-bit integers with row scales.
+        Int8 => ValueType::I8,
+    }
+);
+names!(
+    /// Objectives of the knapsack.
+    ObjectiveName => Objective {
+        /// Squared relative errors weighted by parameters.
+        SquaredParams => Objective::SquaredParams,
+        /// The paper's sum of errors under its cap.
+        Paper => Objective::Paper,
+    }
+);
+names!(
+    /// Error spaces.
+    ErrorSpaceName => ErrorSpace {
+        /// Relative error of the weights.
+        Weight => ErrorSpace::Weight,
+        /// Relative error of the outputs on the calibration text.
+        Output => ErrorSpace::Output,
+    }
+);
+
+/// Export forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportName {
+    /// Dense weights.
+    Dense,
+}
+
+impl Compress {
+    /// Runs the command.
+    pub fn run(self, context: &Context) -> Result<()> {
+        let json = self.json;
+        if self.dry_run {
+            return self.describe(&model::open(self.model.as_deref())?.0);
+        }
+        let report = self.compress(context)?;
+        if json { super::print_json(&report) } else { super::print_text(&report.to_text()) }
+    }
+
+    /// Does everything and returns the report.
+    pub fn compress(&self, context: &Context) -> Result<Report> {
+        let began = Instant::now();
+        check_output(self.model.as_deref(), &self.out)?;
+        let (checkpoint, name) = model::open(self.model.as_deref())?;
+        let config = ModelConfig::from_checkpoint(&checkpoint)?;
+        let structured = sparseland_nn::structure::Structure::read(checkpoint.config())?;
+        ensure!(
+            structured.layers.is_empty(),
+            "{name} is already compressed ({} structured layers); give the dense original",
+            structured.layers.len()
+        );
+        let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
+        let factorizer = self.factorizer()?;
+        let calibration = self.calibration(&tokenizer, &config, context)?;
+        let text = self.evaluation_text()?;
+        let replay = self.replay()?;
+        if !self.json {
+            self.announce(&checkpoint, &name, &calibration, context);
+        }
+
+        let before = self.measure(&checkpoint, &text, "measuring the original", context)?;
+        let job = Job {
+            checkpoint: &checkpoint,
+            config: &config,
+            calibration,
+            factorizer: factorizer.as_ref(),
+            parameters: format!(
+                "refine {} importance {} refill {} ridge {}",
+                self.refine_steps, self.importance, self.refill, self.ridge
+            ),
+            values: self.values.map(Into::into),
+            budget: self.budget(),
+        };
+        let run = job.start(&self.out, replay.as_ref())?;
+        let started = Instant::now();
+        let (plan, uniform) = self.plans(&run, replay, context)?;
+        let compressed = run.build(&plan, "plan", &self.out, context)?;
+        let compression_seconds = started.elapsed().as_secs_f64();
+        self.report_layers(&plan, &compressed, context);
+
+        let result = Checkpoint::open(&self.out)?;
+        let after = self.measure(&result, &text, "measuring the compressed model", context)?;
+        let uniform = match uniform {
+            Some(uniform) => Some(self.measure_uniform(&run, &uniform, &text, context)?),
+            None => None,
+        };
+        run.finish()?;
+        if self.export == Some(ExportName::Dense) {
+            model::export_dense(&self.out, &self.out.join("dense"), context)?;
+        }
+        Ok(Report::new(self, &name, &plan, &compressed, (before, after, uniform), &checkpoint, &result)
+            .timed(
+                compression_seconds,
+                began.elapsed().as_secs_f64(),
+                machine::peak_rss_bytes(),
+                context.threads(),
+                context.seed(),
+            ))
+    }
+
+    fn budget(&self) -> Budget {
+        Budget {
+            remove: self.remove,
+            accounting: self.budget.into(),
+            allocation: self.allocation.into(),
+            objective: self.objective.into(),
+            error_space: self.error_space.into(),
+        }
+    }
+
+    fn factorizer(&self) -> Result<Box<dyn Factorizer>> {
+        let range = |name: &str, value: f64, max: f64| {
+            ensure!((0.0..=max).contains(&value), "--{name} {value} is outside 0 to {max}");
+            Ok(())
+        };
+        range("importance", self.importance, 1.0)?;
+        range("refill", self.refill, 0.5)?;
+        range("ridge", self.ridge, 1.0)?;
+        ensure!(self.calibration_samples > 0, "--calibration-samples must be at least 1");
+        ensure!(self.calibration_length > 1, "--calibration-length must be at least 2");
+        Ok(match self.method {
+            MethodName::Svd => Box::new(PlainSvd),
+            MethodName::SvdLlm => Box::new(SvdLlm),
+            MethodName::Rocket => Box::new(Rocket {
+                importance: self.importance,
+                refill: self.refill,
+                ridge: self.ridge,
+                refine_steps: self.refine_steps,
+                ..Rocket::default()
+            }),
+        })
+    }
+
+    fn calibration(&self, tokenizer: &Tokenizer, config: &ModelConfig, context: &Context) -> Result<Calibration> {
+        let documents = match (&self.documents, &self.calibration) {
+            (Some((calibration, _)), _) => calibration.clone(),
+            (None, Some(path)) => sparseland_data::read_documents(path)?,
+            (None, None) => bundled::stories(bundled::CALIBRATION),
+        };
+        let mut tokens = Vec::new();
+        for document in &documents {
+            tokens.extend(tokenizer.encode(document, true)?.ids);
+        }
+        let length = self.calibration_length.min(config.max_position_embeddings);
+        let calibration = Calibration::sample(&tokens, self.calibration_samples, length, context)?;
+        let widest = config.intermediate_size.max(config.hidden_size);
+        if calibration.tokens() < widest {
+            context.report(Event::Warning(&format!(
+                "{} calibration tokens are fewer than the {widest} inputs of the widest layer; a longer text \
+                 gives better factors",
+                calibration.tokens()
+            )));
+        }
+        Ok(calibration)
+    }
+
+    fn evaluation_text(&self) -> Result<Vec<String>> {
+        Ok(match (&self.documents, &self.text) {
+            (Some((_, evaluation)), _) => evaluation.clone(),
+            (None, Some(path)) => sparseland_data::read_documents(path)?,
+            (None, None) => bundled::stories(bundled::EVALUATION),
+        })
+    }
+
+    fn replay(&self) -> Result<Option<Plan>> {
+        let Some(path) = &self.plan else { return Ok(None) };
+        let text = std::fs::read(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+        let plan = serde_json::from_slice(&text)
+            .with_context(|| format!("{} is not a plan of this program", path.display()))?;
+        Ok(Some(plan))
+    }
+
+    /// The plan to build, and the uniform one to compare with.
+    fn plans(&self, run: &Run<'_>, replay: Option<Plan>, context: &Context) -> Result<(Plan, Option<Plan>)> {
+        if let Some(plan) = replay {
+            return Ok((plan, None));
+        }
+        let profiles = run.profile(context)?;
+        let plan = run.plan(profiles.clone(), self.budget(), context)?;
+        let compare = !self.no_uniform && !self.no_eval && self.allocation != AllocationName::Uniform;
+        let uniform = Budget { allocation: Allocation::Uniform, ..self.budget() };
+        let uniform = if compare { run.plan(profiles, uniform, context).ok() } else { None };
+        Ok((plan, uniform))
+    }
+
+    fn measure(&self, checkpoint: &Checkpoint, text: &[String], stage: &str, context: &Context) -> Result<Option<Measured>> {
+        if self.no_eval {
+            return Ok(None);
+        }
+        let measure = if self.quality_only { model::quality } else { model::measure };
+        Ok(Some(measure(checkpoint, text, stage, context)?))
+    }
+
+    fn measure_uniform(&self, run: &Run<'_>, plan: &Plan, text: &[String], context: &Context) -> Result<Measured> {
+        let dir = self.out.join(".uniform");
+        run.build(plan, "uniform", &dir, context)?;
+        let measured = model::quality(&Checkpoint::open(&dir)?, text, "measuring uniform allocation", context);
+        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        measured
+    }
+
+    fn describe(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let config = ModelConfig::from_checkpoint(checkpoint)?;
+        let text = format!(
+            "would compress {} layers of {} blocks by {} under {:?}, writing to {}\n",
+            7 * config.num_hidden_layers,
+            config.num_hidden_layers,
+            <&str>::from(self.method),
+            self.budget(),
+            self.out.display()
+        );
+        super::print_text(&text)
+    }
+
+    fn announce(&self, checkpoint: &Checkpoint, name: &str, calibration: &Calibration, context: &Context) {
+        use sparseland_eval::table::human_bytes;
+        context.report(Event::Line(&format!(
+            "{name}: {} in {} tensors; removing {:.1} % of the linear layers' {} by {} with {} allocation, \
+             calibrated on {} tokens, with {} threads",
+            human_bytes(checkpoint.data_bytes()),
+            checkpoint.names().len(),
+            100.0 * self.remove,
+            if self.budget == AccountingName::Params { "parameters" } else { "bytes" },
+            <&str>::from(self.method),
+            if self.allocation == AllocationName::Uniform { "uniform" } else { "knapsack" },
+            calibration.tokens(),
+            context.threads(),
+        )));
+    }
+
+    fn report_layers(&self, plan: &Plan, compressed: &Compressed, context: &Context) {
+        for (i, layer) in compressed.layers.iter().enumerate() {
+            let option = plan.choice(i);
+            let dense = &plan.layers[i].options[0];
+            let size = 100.0 * option.bytes as f64 / dense.bytes.max(1) as f64;
+            let what = match option.shape {
+                None => "left dense".to_owned(),
+                Some(s) if s.s == s.k => format!("rank {}", s.k),
+                Some(s) => format!("{} atoms, {} per output", s.k, s.s),
+            };
+            context.report(Event::Line(&format!(
+                "{:<40} {what:<28} {size:5.1} % of its bytes, output error {:.4}",
+                layer.name, layer.errors.output
+            )));
+        }
+    }
+}
+
+/// Refuses an output directory that is a file or the input itself.
+fn check_output(model: Option<&Path>, out: &Path) -> Result<()> {
+    if out.exists() && !out.is_dir() {
+        bail!("{} is a file; --out needs a directory", out.display());
+    }
+    if let (Some(model), Ok(out)) = (model, out.canonicalize())
+        && model.canonicalize().is_ok_and(|m| m == out)
+    {
+        bail!("--out {} is the model itself; give another directory", out.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! The registry: every method once, read by `methods`, help texts and conformance tests.
+
+use sparseland_core::{Allocation, Method, MethodCard, Need, Parameter, ParameterKind, Pattern, Status, When};
+
+const BOTH: &[Allocation] = &[Allocation::Uniform, Allocation::Budgeted];
+
+/// All methods, in the order of the README.
+pub const METHODS: &[Method] = &[
+    Method {
+        slug: "rocket",
+        family: "compress",
+        title: "ROCKET: Rapid Optimization via Calibration-guided Knapsack Enhanced Truncation for \
+                Efficient Model Compression",
+        year: 2026,
+        arxiv: Some("2602.11008"),
+        status: Status::Ready,
+        card: MethodCard {
+            when: When::After,
+            pattern: Pattern::DictionarySparse,
+            allocations: BOTH,
+            needs: &[Need::Checkpoint, Need::Calibration],
+            kernels: &["dense", "bitmask", "csr"],
+            not_for: "less than about 10 % removed, or serving in large batches on a matrix unit",
+        },
+        parameters: &[
+            Parameter {
+                name: "importance",
+                kind: ParameterKind::Real { min: 0.0, max: 1.0 },
+                default: "0.5",
+                source: "official code",
+                help: "weight of the whitening norms in the first selection of coefficients",
+            },
+            Parameter {
+                name: "refill",
+                kind: ParameterKind::Real { min: 0.0, max: 0.5 },
+                default: "0.005",
+                source: "official code",
+                help: "share of all coefficients re-activated globally",
+            },
+            Parameter {
+                name: "ridge",
+                kind: ParameterKind::Real { min: 0.0, max: 1.0 },
+                default: "0.001",
+                source: "official code",
+                help: "ridge of the dictionary refit, relative to the mean squared coefficient energy",
+            },
+            Parameter {
+                name: "refine-steps",
+                kind: ParameterKind::Integer { min: 0, max: 10_000 },
+                default: "0",
+                source: "ours (official sample configuration: 100)",
+                help: "Adam steps on both factors with the support fixed",
+            },
+            Parameter {
+                name: "objective",
+                kind: ParameterKind::Choice { of: &["squared-params", "paper"] },
+                default: "squared-params",
+                source: "ours (the paper's plain sum needs its cap to beat uniform)",
+                help: "what the knapsack minimises",
+            },
+            Parameter {
+                name: "error-space",
+                kind: ParameterKind::Choice { of: &["weight", "output"] },
+                default: "weight",
+                source: "paper",
+                help: "whether the knapsack looks at weight errors or calibration output errors",
+            },
+        ],
+    },
+    Method {
+        slug: "svd-llm",
+        family: "compress",
+        title: "SVD-LLM: Truncation-aware Singular Value Decomposition for Large Language Model Compression",
+        year: 2024,
+        arxiv: Some("2403.07378"),
+        status: Status::Working,
+        card: MethodCard {
+            when: When::After,
+            pattern: Pattern::LowRank,
+            allocations: BOTH,
+            needs: &[Need::Checkpoint, Need::Calibration],
+            kernels: &["dense"],
+            not_for: "less than about 20 % removed; ROCKET contains it as the case k = s",
+        },
+        parameters: &[],
+    },
+    Method {
+        slug: "svd",
+        family: "compress",
+        title: "The approximation of one matrix by another of lower rank",
+        year: 1936,
+        arxiv: None,
+        status: Status::Working,
+        card: MethodCard {
+            when: When::After,
+            pattern: Pattern::LowRank,
+            allocations: BOTH,
+            needs: &[Need::Checkpoint],
+            kernels: &["dense"],
+            not_for: "anything but a baseline, where calibration text is at hand",
+        },
+        parameters: &[],
+    },
+];
+
+/// The method of a slug.
+pub fn find(slug: &str) -> Option<&'static Method> {
+    METHODS.iter().find(|m| m.slug == slug)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_lie_in_their_ranges_and_slugs_are_unique() {
+        for (i, method) in METHODS.iter().enumerate() {
+            assert!(METHODS[..i].iter().all(|m| m.slug != method.slug));
+            for p in method.parameters {
+                match p.kind {
+                    ParameterKind::Real { min, max } => {
+                        let value: f64 = p.default.parse().unwrap();
+                        assert!((min..=max).contains(&value), "{}", p.name);
+                    }
+                    ParameterKind::Integer { min, max } => {
+                        let value: u64 = p.default.parse().unwrap();
+                        assert!((min..=max).contains(&value), "{}", p.name);
+                    }
+                    ParameterKind::Choice { of } => assert!(of.contains(&p.default), "{}", p.name),
+                }
+            }
+        }
+    }
+}
