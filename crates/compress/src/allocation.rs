@@ -297,7 +297,8 @@ fn capped(layers: &[LayerProfile], budget: &Budget, cap: f64) -> (Vec<Vec<usize>
 fn infeasible(layers: &[LayerProfile], budget: &Budget, total: u64) -> CompressError {
     let least: u64 = match budget.allocation {
         Allocation::Knapsack => {
-            let least = |l: &LayerProfile| l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
+            let least =
+                |l: &LayerProfile| l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
             layers.iter().map(least).sum()
         }
         // Uniform stops where the first layer cannot follow.

@@ -11,7 +11,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use sparseland_core::{Context, Event};
 use sparseland_data::Checkpoint;
-use sparseland_linalg::{Mat, Whitener, cholesky_robust, gram_accumulate};
+use sparseland_linalg::{GramAccumulator, Whitener, cholesky_robust};
 use sparseland_nn::{Block, LinearInput, ModelConfig, Workspace, embed};
 
 use crate::CompressError;
@@ -48,7 +48,8 @@ impl Calibration {
         let mut rng = context.rng(1);
         // A random phase, so that seeds differ even where every window is used.
         let windows = tokens.len() / length;
-        let phase = if windows > samples { rng.random_range(0..tokens.len() - windows * length + 1) } else { 0 };
+        let phase =
+            if windows > samples { rng.random_range(0..tokens.len() - windows * length + 1) } else { 0 };
         let mut sequences: Vec<Vec<u32>> = tokens[phase..].chunks(length).map(<[u32]>::to_vec).collect();
         if sequences.len() > 1 {
             sequences.retain(|s| s.len() >= FEWEST_TOKENS.min(length));
@@ -105,12 +106,22 @@ impl<'a> Stream<'a> {
 
     /// Runs the sequences through `block` and returns the Gram matrices of its inputs; the hidden
     /// states stay as they were before the block.
-    pub(crate) fn observe(&mut self, block: &Block, index: usize, context: &Context) -> Result<Whiteners, CompressError> {
+    pub(crate) fn observe(
+        &mut self,
+        block: &Block,
+        index: usize,
+        context: &Context,
+    ) -> Result<Whiteners, CompressError> {
         self.pass(block, index, context, true, false)
     }
 
     /// Runs the sequences through `block` and keeps its outputs.
-    pub(crate) fn advance(&mut self, block: &Block, index: usize, context: &Context) -> Result<(), CompressError> {
+    pub(crate) fn advance(
+        &mut self,
+        block: &Block,
+        index: usize,
+        context: &Context,
+    ) -> Result<(), CompressError> {
         self.pass(block, index, context, false, true).map(|_| ())
     }
 
@@ -132,24 +143,36 @@ impl<'a> Stream<'a> {
         observe: bool,
         keep: bool,
     ) -> Result<Whiteners, CompressError> {
-        let mut grams: BTreeMap<LinearInput, Mat<f64>> = BTreeMap::new();
-        let (mut dropped, mut seen) = (BTreeMap::<LinearInput, u64>::new(), 0u64);
+        let mut grams: BTreeMap<LinearInput, GramAccumulator> = BTreeMap::new();
+        let (mut failed, mut seen) = (None, 0u64);
         for i in 0..self.hidden.len() {
             context.check_cancelled()?;
             self.hidden.read(i, &mut self.current)?;
             seen += self.sequences[i].len() as u64;
-            block.forward_sequence(self.config, &mut self.current, &mut self.workspace, &mut |input, x, tokens| {
-                if observe {
-                    let width = x.len() / tokens.max(1);
-                    let gram = grams.entry(input).or_insert_with(|| Mat::zeros(width, width));
-                    *dropped.entry(input).or_default() += gram_accumulate(gram, x, tokens, width) as u64;
-                }
-            });
+            block.forward_sequence(
+                self.config,
+                &mut self.current,
+                &mut self.workspace,
+                &mut |input, x, tokens| {
+                    if observe {
+                        let width = x.len() / tokens.max(1);
+                        grams
+                            .entry(input)
+                            .or_insert_with(|| GramAccumulator::new(width))
+                            .add(x)
+                            .map(drop)
+                            .unwrap_or_else(|error| failed = failed.take().or(Some(error)));
+                    }
+                },
+            );
             if keep {
                 self.hidden.write(i, &self.current)?;
             }
         }
-        if let Some(&worst) = dropped.values().max()
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        if let Some(worst) = grams.values().map(|gram| gram.dropped() as u64).max()
             && worst > 0
         {
             if worst as f64 > DROPPED_LIMIT * seen as f64 {
@@ -161,7 +184,7 @@ impl<'a> Stream<'a> {
         }
         let mut whiteners = Whiteners::new();
         for (input, gram) in grams {
-            let whitener = cholesky_robust(&gram)?;
+            let whitener = cholesky_robust(&gram.finish())?;
             whiteners.insert(input, Arc::new(whitener));
         }
         Ok(whiteners)

@@ -77,7 +77,8 @@ pub fn removal_grid(remove: f64) -> Vec<f64> {
 impl<'a> Job<'a> {
     /// A line that says what this run is, and the fingerprint of everything that decides its result.
     fn describe(&self, replay: Option<&Plan>) -> (String, String) {
-        let calibrated = if self.factorizer.needs_calibration() { self.calibration.fingerprint() } else { "-".into() };
+        let calibrated =
+            if self.factorizer.needs_calibration() { self.calibration.fingerprint() } else { "-".into() };
         let description = format!(
             "{} {} on {}, values {}, {:?}, calibration {calibrated}{}",
             self.factorizer.slug(),
@@ -120,7 +121,11 @@ impl<'a> Job<'a> {
 fn check_replay(job: &Job<'_>, plan: &Plan) -> Result<(), CompressError> {
     let fail = |what: String| Err(CompressError::Plan(what));
     if plan.version != crate::allocation::PLAN_VERSION {
-        return fail(format!("its version is {}, this program reads {}", plan.version, crate::allocation::PLAN_VERSION));
+        return fail(format!(
+            "its version is {}, this program reads {}",
+            plan.version,
+            crate::allocation::PLAN_VERSION
+        ));
     }
     if plan.method != job.factorizer.slug() {
         return fail(format!("it was made for --method {}", plan.method));
@@ -141,7 +146,10 @@ fn check_replay(job: &Job<'_>, plan: &Plan) -> Result<(), CompressError> {
             return fail(format!("{name} picks option {} of {}", plan.picks[i], layer.options.len()));
         };
         if let Some(shape) = option.shape
-            && (shape.k == 0 || shape.s == 0 || shape.s > shape.k || shape.k > layer.inputs.min(layer.outputs))
+            && (shape.k == 0
+                || shape.s == 0
+                || shape.s > shape.k
+                || shape.k > layer.inputs.min(layer.outputs))
         {
             return fail(format!("{name} asks for k = {}, s = {}", shape.k, shape.s));
         }
@@ -228,7 +236,12 @@ impl Run<'_> {
     ///
     /// # Errors
     /// If the budget is infeasible.
-    pub fn plan(&self, profiles: Vec<LayerProfile>, budget: Budget, context: &Context) -> Result<Plan, CompressError> {
+    pub fn plan(
+        &self,
+        profiles: Vec<LayerProfile>,
+        budget: Budget,
+        context: &Context,
+    ) -> Result<Plan, CompressError> {
         let values = self.job.values.unwrap_or(self.job.config.dtype);
         allocate(self.job.factorizer.slug(), values, profiles, budget, context)
     }
@@ -239,7 +252,13 @@ impl Run<'_> {
     /// # Errors
     /// If a block cannot be loaded, a decomposition fails, or writing fails; nothing half-written
     /// remains visible.
-    pub fn build(&self, plan: &Plan, tag: &str, out: &Path, context: &Context) -> Result<Compressed, CompressError> {
+    pub fn build(
+        &self,
+        plan: &Plan,
+        tag: &str,
+        out: &Path,
+        context: &Context,
+    ) -> Result<Compressed, CompressError> {
         let blocks = self.job.config.num_hidden_layers;
         context.report(Event::Stage { name: "compressing", total: blocks });
         let mut stream = None;
@@ -260,7 +279,10 @@ impl Run<'_> {
                 for (i, found) in found.into_iter().enumerate() {
                     records.push(match found {
                         Some((record, _)) => record,
-                        None => dense_record(&planned[i], self.load(index)?.linear(LinearSite::ALL[i]).weight.layout()),
+                        None => dense_record(
+                            &planned[i],
+                            self.load(index)?.linear(LinearSite::ALL[i]).weight.layout(),
+                        ),
                     });
                 }
                 continue;
@@ -298,7 +320,8 @@ impl Run<'_> {
                         block.linear_mut(LinearSite::ALL[i]).weight = matrix;
                         records.push(record);
                     }
-                    None => records.push(dense_record(&planned[i], block.linear(LinearSite::ALL[i]).weight.layout())),
+                    None => records
+                        .push(dense_record(&planned[i], block.linear(LinearSite::ALL[i]).weight.layout())),
                 }
             }
             if let Some(stream) = stream.as_mut()
@@ -314,8 +337,9 @@ impl Run<'_> {
     /// Whether some layer of the block still has to be factorised.
     fn unfinished(&self, plan: &Plan, tag: &str, block: usize) -> bool {
         let first = block * LinearSite::ALL.len();
-        (first..first + LinearSite::ALL.len())
-            .any(|i| plan.choice(i).shape.is_some() && !self.work.layer_path(tag, &plan.layers[i].name).exists())
+        (first..first + LinearSite::ALL.len()).any(|i| {
+            plan.choice(i).shape.is_some() && !self.work.layer_path(tag, &plan.layers[i].name).exists()
+        })
     }
 
     fn factorize(
@@ -331,12 +355,19 @@ impl Run<'_> {
         let matrix = prepared.factors(shape)?.into_matrix(values);
         drop(prepared);
         // The errors of what is stored, rounding included.
-        let errors = LayerProblem::new(weight, whitener.clone()).errors(&LayerProblem::new(&matrix, None).weight)?;
+        let errors =
+            LayerProblem::new(weight, whitener.clone()).errors(&LayerProblem::new(&matrix, None).weight)?;
         Ok((LayerRecord { name: name.to_owned(), layout: matrix.layout(), errors, condition }, matrix))
     }
 
     /// Copies every tensor of the original except the weights that have become structured.
-    fn write(&self, plan: &Plan, tag: &str, out: &Path, layers: Vec<LayerRecord>) -> Result<Compressed, CompressError> {
+    fn write(
+        &self,
+        plan: &Plan,
+        tag: &str,
+        out: &Path,
+        layers: Vec<LayerRecord>,
+    ) -> Result<Compressed, CompressError> {
         let mut structure = Structure::default();
         for (record, pick) in layers.iter().zip(0..) {
             if plan.choice(pick).shape.is_some() {
@@ -349,7 +380,8 @@ impl Run<'_> {
             let name = tensor.strip_suffix(".weight")?;
             structure.layers.contains_key(name).then(|| name.to_owned())
         };
-        let damaged = |name: &str| CompressError::Plan(format!("the finished layer {name} cannot be read back"));
+        let damaged =
+            |name: &str| CompressError::Plan(format!("the finished layer {name} cannot be read back"));
         let mut specs: Vec<TensorSpec> = Vec::new();
         for name in checkpoint.names() {
             match layer_of(name) {
@@ -376,7 +408,8 @@ impl Run<'_> {
             }
         }
         writer.add_files_of(checkpoint)?;
-        writer.add_file("sparseland_plan.json", serde_json::to_vec_pretty(plan).expect("a plan serialises"))?;
+        writer
+            .add_file("sparseland_plan.json", serde_json::to_vec_pretty(plan).expect("a plan serialises"))?;
         let mut config = checkpoint.config().clone();
         structure.write(&mut config);
         let written = writer.finish(&config)?;

@@ -135,8 +135,8 @@ impl LayerProblem {
 
     /// Relative errors of an approximation given as `d1 x d2`.
     pub fn errors(&self, approximation: &Mat<f64>) -> Result<Errors, CompressError> {
-        let difference = Mat::from_fn(self.weight.rows(), self.weight.cols(), |i, j| {
-            self.weight[(i, j)] - approximation[(i, j)]
+        let difference = Mat::from_fn(self.weight.rows, self.weight.cols, |i, j| {
+            self.weight.at(i, j) - approximation.at(i, j)
         });
         let weight = ratio(norm(&difference), norm(&self.weight));
         let output = match &self.whitener {
@@ -149,7 +149,7 @@ impl LayerProblem {
 
 /// The Frobenius norm.
 pub(crate) fn norm(a: &Mat<f64>) -> f64 {
-    a.as_slice().iter().map(|v| v * v).sum::<f64>().sqrt()
+    a.data.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
 /// `a / b`, 0 where both are 0.
@@ -175,9 +175,9 @@ impl Factors {
     /// root mean square. Products are unchanged; int8 rows of either factor then hold values of one
     /// scale.
     pub fn into_matrix(mut self, values: ValueType) -> Matrix {
-        let k = self.right.rows();
+        let k = self.right.rows;
         let mut squares = vec![(0.0f64, 0usize); k];
-        for j in 0..self.left.rows() {
+        for j in 0..self.left.rows {
             for (square, &v) in squares.iter_mut().zip(self.left.row(j)) {
                 *square = (square.0 + v * v, square.1 + usize::from(v != 0.0));
             }
@@ -186,15 +186,15 @@ impl Factors {
             .iter()
             .map(|&(sum, count)| if sum > 0.0 { (sum / count as f64).sqrt() } else { 1.0 })
             .collect();
-        for j in 0..self.left.rows() {
+        for j in 0..self.left.rows {
             self.left.row_mut(j).iter_mut().zip(&scales).for_each(|(v, s)| *v /= s);
         }
         for i in 0..k {
             self.right.row_mut(i).iter_mut().for_each(|v| *v *= scales[i]);
         }
         let left = narrow(&self.left);
-        let (rows, inner) = (self.left.rows(), self.left.cols());
-        let right = Dense::from_f32(k, self.right.cols(), &narrow(&self.right), values);
+        let (rows, inner) = (self.left.rows, self.left.cols);
+        let right = Dense::from_f32(k, self.right.cols, &narrow(&self.right), values);
         if !self.sparse {
             return Product::new(Dense::from_f32(rows, inner, &left, values), right).into();
         }
@@ -207,7 +207,7 @@ impl Factors {
 }
 
 fn narrow(a: &Mat<f64>) -> Vec<f32> {
-    a.as_slice().iter().map(|&v| v as f32).collect()
+    a.data.iter().map(|&v| v as f32).collect()
 }
 
 /// A factorisation method: prepares a layer once, then offers and builds any number of sizes.

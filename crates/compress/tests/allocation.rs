@@ -21,9 +21,14 @@ fn layers(rng: &mut Pcg64, count: usize, remove: f64, accounting: Accounting) ->
             let mut profile = LayerProfile::new(format!("layer{i}"), &dense);
             let steepness = rng.random_range(0.5..3.0);
             for removed in removal_grid(remove) {
-                let limit =
-                    Limit { cost: ((1.0 - removed) * cost(&dense, accounting) as f64) as u64, accounting, values };
-                if let Some(shape) = FactorShape::fitting((inputs, outputs), rng.random_range(1.0..3.0), limit) {
+                let limit = Limit {
+                    cost: ((1.0 - removed) * cost(&dense, accounting) as f64) as u64,
+                    accounting,
+                    values,
+                };
+                if let Some(shape) =
+                    FactorShape::fitting((inputs, outputs), rng.random_range(1.0..3.0), limit)
+                {
                     let error = removed.powf(steepness) * rng.random_range(0.9..1.1);
                     profile.push(removed, shape, Errors { weight: error, output: error * 0.5 }, values);
                 }

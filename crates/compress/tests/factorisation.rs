@@ -25,7 +25,7 @@ fn weight(kind: usize, d1: usize, d2: usize, rng: &mut Pcg64) -> Mat<f64> {
         0 => noise,
         1 => {
             let f = svd(&noise).unwrap();
-            let scaled = Mat::from_fn(d1, f.s.len(), |i, t| f.u[(i, t)] / (1.0 + t as f64).powf(0.8));
+            let scaled = Mat::from_fn(d1, f.s.len(), |i, t| f.u.at(i, t) / (1.0 + t as f64).powf(0.8));
             matmul(&scaled, &f.vt).unwrap()
         }
         _ => {
@@ -33,7 +33,7 @@ fn weight(kind: usize, d1: usize, d2: usize, rng: &mut Pcg64) -> Mat<f64> {
             let coefficients = gaussian(rng, 8, d2);
             Mat::from_fn(d1, d2, |i, j| {
                 let base = &bases[j % bases.len()];
-                (0..8).map(|t| base[(i, t)] * coefficients[(t, j)]).sum::<f64>() + 0.05 * noise[(i, j)]
+                (0..8).map(|t| base.at(i, t) * coefficients.at(t, j)).sum::<f64>() + 0.05 * noise.at(i, j)
             })
         }
     }
@@ -42,11 +42,8 @@ fn weight(kind: usize, d1: usize, d2: usize, rng: &mut Pcg64) -> Mat<f64> {
 /// The whitener of inputs whose directions have very different energies.
 fn whitener(d1: usize, rng: &mut Pcg64) -> Arc<Whitener> {
     let mix = gaussian(rng, d1, d1);
-    let inputs = matmul(
-        &gaussian(rng, 4 * d1, d1),
-        &Mat::from_fn(d1, d1, |i, j| mix[(i, j)] / (1.0 + i as f64)),
-    )
-    .unwrap();
+    let spread = Mat::from_fn(d1, d1, |i, j| mix.at(i, j) / (1.0 + i as f64).sqrt());
+    let inputs = matmul(&gaussian(rng, 4 * d1, d1), &spread).unwrap();
     Arc::new(cholesky_robust(&matmul_transposed_left(&inputs, &inputs).unwrap()).unwrap())
 }
 
@@ -55,11 +52,11 @@ fn problem(w: &Mat<f64>, l: &Arc<Whitener>) -> LayerProblem {
 }
 
 fn product(factors: &Factors) -> Mat<f64> {
-    matmul(&factors.left, &factors.right).unwrap().transpose()
+    matmul(&factors.left, &factors.right).unwrap().transposed()
 }
 
 fn limit(w: &Mat<f64>, removed: f64) -> Limit {
-    let cost = ((1.0 - removed) * (w.rows() * w.cols()) as f64) as u64;
+    let cost = ((1.0 - removed) * (w.rows * w.cols) as f64) as u64;
     Limit { cost, accounting: Accounting::Params, values: ValueType::F32 }
 }
 
@@ -125,7 +122,7 @@ fn refinement_lowers_the_output_error_and_keeps_the_support() {
     let closed = Rocket::default().prepare(problem(&w, &l)).unwrap().factors(shape).unwrap();
     let refined = Rocket { refine_steps: 200, ..Rocket::default() };
     let refined = refined.prepare(problem(&w, &l)).unwrap().factors(shape).unwrap();
-    for (a, b) in closed.left.as_slice().iter().zip(refined.left.as_slice()) {
+    for (a, b) in closed.left.data.iter().zip(&refined.left.data) {
         assert_eq!(*a == 0.0, *b == 0.0, "the support moved");
     }
     let error = |f: &Factors| problem(&w, &l).errors(&product(f)).unwrap();
@@ -160,10 +157,12 @@ fn degenerate_layers_stay_finite() {
         for method in [&Rocket::default() as &dyn Factorizer, &SvdLlm, &PlainSvd] {
             let prepared = method.prepare(problem(&w, &l)).unwrap();
             for removed in [0.05, 0.5, 0.9] {
-                let Some((shape, errors)) = prepared.best_shape(limit(&w, removed)).unwrap() else { continue };
+                let Some((shape, errors)) = prepared.best_shape(limit(&w, removed)).unwrap() else {
+                    continue;
+                };
                 assert!(errors.weight.is_finite() && errors.output.is_finite(), "{}", method.slug());
                 let factors = prepared.factors(shape).unwrap();
-                let finite = |m: &Mat<f64>| m.as_slice().iter().all(|v| v.is_finite());
+                let finite = |m: &Mat<f64>| m.data.iter().all(|v| v.is_finite());
                 assert!(finite(&factors.left) && finite(&factors.right), "{}", method.slug());
             }
         }
@@ -183,13 +182,13 @@ proptest! {
         let (w, l) = (weight(kind, d1, d2, &mut rng), whitener(d1, &mut rng));
         let rocket = Rocket { rho_grid: vec![1.0], ..Rocket::default() };
         let factors = rocket.prepare(problem(&w, &l)).unwrap().factors(shape).unwrap();
-        let nonzeros = factors.left.as_slice().iter().filter(|v| **v != 0.0).count();
+        let nonzeros = factors.left.data.iter().filter(|v| **v != 0.0).count();
         prop_assert!(nonzeros <= shape.s * d2);
         let stored = factors.clone().into_matrix(ValueType::F32);
         prop_assert!(stored.layout().parameters() <= shape.layout(d1, d2, ValueType::F32).parameters());
         prop_assert!(stored.stored_bytes() <= shape.layout(d1, d2, ValueType::F32).stored_bytes());
         let again = rocket.prepare(problem(&w, &l)).unwrap().factors(shape).unwrap();
-        prop_assert_eq!(again.left.as_slice(), factors.left.as_slice());
+        prop_assert_eq!(&again.left.data, &factors.left.data);
         // Rounding to f32 and the rescaling of atoms change nothing visible.
         let direct = problem(&w, &l).errors(&product(&factors)).unwrap();
         let dense = stored.to_dense();

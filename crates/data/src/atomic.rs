@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::safetensors::PositionalFile;
 use crate::{DataError, Result};
 
+/// What stands between a file's name and the process id in the name of its temporary.
+pub(crate) const PARTIAL_MARK: &str = ".partial-";
+
 /// Writes a file so that readers see the old content or the new, never a part: the bytes go to
 /// `<path>.partial-<pid>-<n>` in the same directory, are synced, and are renamed over `path`.
 ///
@@ -47,7 +50,7 @@ impl Partial {
         };
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let mut temporary_name = name.to_owned();
-        temporary_name.push(format!(".partial-{}-{number}", std::process::id()));
+        temporary_name.push(format!("{PARTIAL_MARK}{}-{number}", std::process::id()));
         let temporary = target.with_file_name(temporary_name);
         let file = File::create(&temporary).map_err(DataError::io("create", target))?;
         Ok(Self { file: Some(PositionalFile::new(file)), temporary, target: target.into() })

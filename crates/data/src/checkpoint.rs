@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 use serde_json::{Map, Value};
 
+use crate::atomic::PARTIAL_MARK;
 use crate::header::pairs;
 use crate::safetensors::open_regular;
 use crate::{DataError, Result, TensorFile, TensorInfo, TensorSource};
@@ -260,6 +261,8 @@ fn missing_config(dir: &Path, listing: &BTreeMap<String, PathBuf>) -> DataError 
     let help = if listing.keys().any(|name| name.ends_with(".safetensors")) {
         "weights are here, so the download or the run that wrote them was not complete: get config.json from the \
          model's repository, or run again"
+    } else if listing.keys().any(|name| name.contains(PARTIAL_MARK)) {
+        "a run that wrote this directory was stopped before its end: run it again, or delete the directory"
     } else if listing.is_empty() {
         "the directory is empty: give a directory with config.json and model.safetensors"
     } else {

@@ -26,6 +26,7 @@ pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>> {
 pub struct Documents {
     path: PathBuf,
     reader: io::Take<Box<dyn BufRead + Send>>,
+    limit: u64,
     compression: Option<&'static str>,
     by_line: bool,
     /// Lines and bytes consumed.
@@ -56,6 +57,7 @@ impl Documents {
             path: path.into(),
             // One byte more than the limit, so that reaching it can be told from ending there.
             reader: reader.take(limit + 1),
+            limit,
             compression,
             by_line: is_json_lines(path),
             line: 0,
@@ -76,7 +78,7 @@ impl Documents {
             };
             read.map_err(|error| self.read_error(error))?;
             if self.reader.limit() == 0 {
-                return Err(DataError::TextTooLarge { path: self.path.clone(), limit: MAX_TEXT_BYTES });
+                return Err(DataError::TextTooLarge { path: self.path.clone(), limit: self.limit });
             }
             if bytes.is_empty() {
                 return if self.found {
@@ -218,6 +220,25 @@ impl<R: BufRead> Read for ZstdReader<R> {
             if stored.is_some() && stored != frame.get_calculated_checksum() {
                 return Err(io::Error::other("the checksum does not match"));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_up_to_the_limit_is_read_and_one_byte_more_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a.txt", "12345678"), ("a.jsonl", "{\"text\":\"12345678\"}\n{\"text\":\"\"}\n")]
+        {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let len = text.len() as u64;
+            assert!(Documents::open_limited(&path, len).unwrap().all(|document| document.is_ok()));
+            let error = Documents::open_limited(&path, len - 1).unwrap().last().unwrap().unwrap_err();
+            assert!(matches!(error, DataError::TextTooLarge { limit, .. } if limit == len - 1), "{error}");
         }
     }
 }

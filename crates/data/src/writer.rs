@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::atomic::{Partial, write_atomically};
+use crate::atomic::{PARTIAL_MARK, Partial, write_atomically};
 use crate::checkpoint::{CONFIG_FILE, Checkpoint, INDEX_FILE, WEIGHTS_FILE, is_plain_name};
 use crate::dtype::from_little_endian;
 use crate::header::{Header, MAX_HEADER_BYTES, is_reserved, tensor_bytes};
@@ -239,7 +239,8 @@ pub struct WrittenCheckpoint {
 ///
 /// Weights go to `model.safetensors`, or to numbered shards with an index when they exceed
 /// [`CheckpointOptions::shard_bytes`]. An older checkpoint in the directory is replaced: its `config.json` goes
-/// first and the new one comes last, so a killed run leaves either the old checkpoint or no checkpoint.
+/// first and the new one comes last, so a killed run leaves either the old checkpoint or no checkpoint. Temporary
+/// files that a killed run left are removed when a later one finishes; do not write to one directory from two runs.
 #[derive(Debug)]
 pub struct CheckpointWriter {
     dir: PathBuf,
@@ -382,14 +383,16 @@ impl CheckpointWriter {
         pretty(&json!({ "metadata": { "total_size": self.total_size }, "weight_map": map }))
     }
 
-    /// Removes weight files of an older checkpoint that Transformers would load instead of or beside the new ones.
+    /// Removes weight files of an older checkpoint that Transformers would load instead of or beside the new ones,
+    /// and the temporaries of stopped runs.
     fn remove_stale_weights(&self, keep: &[PathBuf]) -> Result<()> {
         let keep: HashSet<&Path> = keep.iter().map(PathBuf::as_path).collect();
         for entry in std::fs::read_dir(&self.dir).map_err(DataError::io("list", &self.dir))? {
             let path = entry.map_err(DataError::io("list", &self.dir))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let stale = name == WEIGHTS_FILE || name == INDEX_FILE || is_shard_name(name);
-            if stale && !keep.contains(path.as_path()) {
+            let name = name.split_once(PARTIAL_MARK).map_or(name, |(target, _)| target);
+            let is_weight = name == WEIGHTS_FILE || name == INDEX_FILE || is_shard_name(name);
+            if is_weight && !keep.contains(path.as_path()) {
                 remove_if_there(&path)?;
             }
         }

@@ -50,16 +50,6 @@ impl Csr {
         let range = self.offsets[row] as usize..self.offsets[row + 1] as usize;
         range.map(move |i| (self.indices[i] as usize, self.values.get(row, i)))
     }
-
-    /// Appends the columns and values (scale applied) of `row`, of a matrix with at most 65 536
-    /// columns, in the order of [`Self::row`].
-    #[allow(dead_code)]
-    pub(crate) fn unpack_row(&self, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
-        for (c, w) in self.row(row) {
-            columns.push(c as u16);
-            values.push(w);
-        }
-    }
 }
 
 impl LinearMap for Csr {
@@ -78,8 +68,7 @@ impl LinearMap for Csr {
         self.cols
     }
     fn apply(&self, x: &[f32], y: &mut [f32]) {
-        assert_eq!((x.len(), y.len()), (self.cols, self.rows), "wrong length");
-        kernels::csr_gemv(self, x, y);
+        kernels::gemv::apply(kernels::gemv::Rows::Csr(self), x, y);
     }
     fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
         kernels::batch::sparse(self, x, batch, y, false);
@@ -88,13 +77,7 @@ impl LinearMap for Csr {
         kernels::batch::sparse_transposed(self, x, batch, y, false);
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
-        assert_eq!((x.len(), y.len()), (self.rows, self.cols), "wrong length");
-        y.fill(0.0);
-        for (r, &x) in x.iter().enumerate() {
-            for (c, w) in self.row(r) {
-                y[c] += w * x;
-            }
-        }
+        kernels::gemv::apply_transposed(kernels::gemv::Rows::Csr(self), x, y);
     }
     fn to_dense(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows * self.cols];
@@ -132,6 +115,8 @@ impl Csc {
     }
 }
 
+// The transpose swaps the two.
+#[allow(clippy::misnamed_getters)]
 impl LinearMap for Csc {
     fn layout(&self) -> Layout {
         Layout::Csc {

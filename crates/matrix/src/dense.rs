@@ -1,6 +1,5 @@
 //! Dense row-major matrices.
 
-use crate::values::with_values;
 use crate::{Layout, LinearMap, ValueType, Values, kernels};
 
 /// A dense `rows x cols` matrix, row-major.
@@ -56,8 +55,7 @@ impl LinearMap for Dense {
         self.cols
     }
     fn apply(&self, x: &[f32], y: &mut [f32]) {
-        assert_eq!((x.len(), y.len()), (self.cols, self.rows), "wrong length");
-        with_values!(&self.values, |values, scales| kernels::dense_gemv(values, scales, x, y));
+        kernels::gemv::apply(kernels::gemv::Rows::Dense(self), x, y);
     }
     fn apply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
         kernels::batch::dense(self, x, batch, y, false);
@@ -66,15 +64,7 @@ impl LinearMap for Dense {
         kernels::batch::dense_transposed(self, x, batch, y, false);
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
-        assert_eq!((x.len(), y.len()), (self.rows, self.cols), "wrong length");
-        y.fill(0.0);
-        let mut row = vec![0.0; self.cols];
-        for (r, &x) in x.iter().enumerate() {
-            self.row_into(r, &mut row);
-            for (y, &w) in y.iter_mut().zip(&row) {
-                *y += w * x;
-            }
-        }
+        kernels::gemv::apply_transposed(kernels::gemv::Rows::Dense(self), x, y);
     }
     fn to_dense(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows * self.cols];

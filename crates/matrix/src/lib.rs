@@ -24,6 +24,7 @@
 //! assert_eq!(matrix.stored_bytes(), 3 * 4 + 2); // three values, one byte of mask a row
 //! ```
 
+pub mod bench;
 mod bitmask;
 mod buffer;
 mod csr;
@@ -41,7 +42,7 @@ pub use buffer::Buffer;
 pub use csr::{Csc, Csr};
 pub use dense::Dense;
 pub use layout::Layout;
-pub use matrix::{LinearMap, Matrix};
+pub use matrix::{LinearMap, Matrix, apply_many};
 pub use nofm::NofM;
 pub use product::{Product, Sum};
 pub use storage::{MatrixError, Part, PartType};
@@ -63,6 +64,8 @@ pub fn features() -> Vec<&'static str> {
         note("avx512f", is_x86_feature_detected!("avx512f"));
         note("avx512bw", is_x86_feature_detected!("avx512bw"));
         note("avx512vl", is_x86_feature_detected!("avx512vl"));
+        note("avx512dq", is_x86_feature_detected!("avx512dq"));
+        note("avx512vbmi", is_x86_feature_detected!("avx512vbmi"));
         note("avx512vbmi2", is_x86_feature_detected!("avx512vbmi2"));
         note("avx512vnni", is_x86_feature_detected!("avx512vnni"));
         note("avx512bf16", is_x86_feature_detected!("avx512bf16"));

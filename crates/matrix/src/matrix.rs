@@ -1,5 +1,6 @@
 //! The one matrix type of the project and the questions every matrix answers.
 
+use crate::kernels::gemv;
 use crate::{Bitmask, Csc, Csr, Dense, Layout, NofM, Product, Sum};
 
 /// A linear map `R^cols -> R^rows`: shape, cost and products.
@@ -91,7 +92,6 @@ macro_rules! each_kind {
         }
     };
 }
-pub(crate) use each_kind;
 
 impl LinearMap for Matrix {
     fn layout(&self) -> Layout {
@@ -118,6 +118,26 @@ impl LinearMap for Matrix {
     fn to_dense(&self) -> Vec<f32> {
         each_kind!(self, m => m.to_dense())
     }
+}
+
+/// `y = W x` for several matrices with the same x, as in the query, key and value projections of
+/// a layer: one parallel region instead of several. Results equal those of [`LinearMap::apply`].
+///
+/// # Panics
+/// As [`LinearMap::apply`].
+pub fn apply_many(products: &mut [(&Matrix, &mut [f32])], x: &[f32]) {
+    let mut together = Vec::with_capacity(products.len());
+    for (w, y) in products.iter_mut() {
+        let y = &mut **y;
+        match w {
+            Matrix::Dense(w) => together.push((gemv::Rows::Dense(w), y)),
+            Matrix::Csr(w) => together.push((gemv::Rows::Csr(w), y)),
+            Matrix::Bitmask(w) => together.push((gemv::Rows::Bitmask(w), y)),
+            Matrix::NofM(w) => together.push((gemv::Rows::NofM(w), y)),
+            other => other.apply(x, y),
+        }
+    }
+    gemv::apply_many(&mut together, x);
 }
 
 macro_rules! from_kind {

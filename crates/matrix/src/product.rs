@@ -1,6 +1,7 @@
 //! Products and sums of matrices: low rank, dictionary x sparse, low rank + sparse.
 
-use crate::{Layout, LinearMap, Matrix, kernels};
+use crate::kernels::{self, gemv::Scratch};
+use crate::{Layout, LinearMap, Matrix};
 
 /// `left * right` with `left: rows x k`, `right: k x cols`.
 ///
@@ -45,7 +46,7 @@ impl LinearMap for Product {
         self.right.cols()
     }
     fn apply(&self, x: &[f32], y: &mut [f32]) {
-        let mut inner = vec![0.0; self.right.rows()];
+        let mut inner = Scratch::new(self.right.rows());
         self.right.apply(x, &mut inner);
         self.left.apply(&inner, y);
     }
@@ -53,7 +54,7 @@ impl LinearMap for Product {
         kernels::batch::product(self, x, batch, y, false, false);
     }
     fn apply_transposed(&self, x: &[f32], y: &mut [f32]) {
-        let mut inner = vec![0.0; self.left.cols()];
+        let mut inner = Scratch::new(self.left.cols());
         self.left.apply_transposed(x, &mut inner);
         self.right.apply_transposed(&inner, y);
     }
@@ -94,10 +95,10 @@ impl Sum {
     fn accumulate(&self, y: &mut [f32], apply: impl Fn(&Matrix, &mut [f32])) {
         let (first, rest) = self.terms.split_first().expect("checked on construction");
         apply(first, y);
-        let mut part = vec![0.0; y.len()];
+        let mut part = Scratch::new(y.len());
         for term in rest {
             apply(term, &mut part);
-            for (y, &p) in y.iter_mut().zip(&part) {
+            for (y, &p) in y.iter_mut().zip(part.iter()) {
                 *y += p;
             }
         }

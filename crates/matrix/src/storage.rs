@@ -137,24 +137,21 @@ impl Matrix {
             Matrix::Dense(m) => push_values(out, dense_name(base, top), &m.values, vec![m.rows, m.cols]),
             Matrix::Csr(m) | Matrix::Csc(Csc { transpose: m }) => {
                 push_values(out, format!("{base}.values"), &m.values, vec![m.nonzeros()]);
-                out.push(Part::new(
-                    format!("{base}.indices"),
-                    PartType::U16,
-                    vec![m.nonzeros()],
-                    &*m.indices,
-                ));
-                out.push(Part::new(format!("{base}.offsets"), PartType::U32, vec![m.rows + 1], &*m.offsets));
+                out.push(Part::new(format!("{base}.indices"), PartType::U16, vec![m.nonzeros()], &m.indices));
+                out.push(Part::new(format!("{base}.offsets"), PartType::U32, vec![m.rows + 1], &m.offsets));
             }
             Matrix::Bitmask(m) => {
-                push_values(out, format!("{base}.values"), &m.values, vec![m.nonzeros()]);
+                let (mask, values) = m.unpack();
+                push_values(out, format!("{base}.values"), &values, vec![m.nonzeros()]);
                 let shape = vec![m.rows, m.cols.div_ceil(8)];
-                out.push(Part::new(format!("{base}.bitmask"), PartType::U8, shape, &*m.mask));
+                out.push(Part::new(format!("{base}.bitmask"), PartType::U8, shape, &mask));
             }
             Matrix::NofM(m) => {
                 let shape = vec![m.rows, m.cols.div_ceil(m.m) * m.n];
-                push_values(out, format!("{base}.values"), &m.values, shape);
+                let (codes, values) = m.unpack();
+                push_values(out, format!("{base}.values"), &values, shape);
                 let shape = vec![m.rows, crate::nofm::code_bytes_per_row(m.cols, m.n, m.m)];
-                out.push(Part::new(format!("{base}.codes"), PartType::U8, shape, &*m.codes));
+                out.push(Part::new(format!("{base}.codes"), PartType::U8, shape, &codes));
             }
             Matrix::Product(m) => {
                 let layout = Layout::Product {
@@ -270,19 +267,19 @@ fn read_matrix(base: &str, layout: &Layout, top: bool, read: &mut Reader<'_>) ->
             let stride = cols.div_ceil(8);
             let name = format!("{base}.bitmask");
             let mask: Buffer<u8> = read_part(read, &name, PartType::U8, &[rows, stride])?;
-            let mut offsets = Buffer::<u32>::zeros(rows + 1);
+            let mut bits = 0;
             for r in 0..rows {
                 let row = &mask[r * stride..(r + 1) * stride];
                 if !cols.is_multiple_of(8) && row[stride - 1] >> (cols % 8) != 0 {
                     return Err(damaged(name, format!("row {r} sets bits beyond column {cols}")));
                 }
-                offsets[r + 1] = offsets[r] + row.iter().map(|b| b.count_ones()).sum::<u32>();
+                bits += row.iter().map(|b| b.count_ones() as usize).sum::<usize>();
             }
-            if offsets[rows] as usize != nonzeros {
-                return Err(damaged(name, format!("{} bits are set, not {nonzeros}", offsets[rows])));
+            if bits != nonzeros || u32::try_from(bits).is_err() {
+                return Err(damaged(name, format!("{bits} bits are set, not {nonzeros}")));
             }
             let values = read_values(read, &format!("{base}.values"), values, &[nonzeros], rows)?;
-            Bitmask { rows, cols, mask, offsets, values }.into()
+            Bitmask::pack(rows, cols, &mask, &values).into()
         }
         Layout::NofM { rows, cols, values, n, m } => {
             if n == 0 || n >= m || m > 256 {
@@ -294,14 +291,11 @@ fn read_matrix(base: &str, layout: &Layout, top: bool, read: &mut Reader<'_>) ->
             let values = read_values(read, &format!("{base}.values"), values, &shape, rows)?;
             let name = format!("{base}.codes");
             let shape = [rows, crate::nofm::code_bytes_per_row(cols, n, m)];
-            let matrix =
-                NofM { rows, cols, n, m, codes: read_part(read, &name, PartType::U8, &shape)?, values };
-            for r in 0..rows {
-                if let Some((c, _)) = matrix.row(r).find(|&(c, _)| c >= cols) {
-                    return Err(damaged(name, format!("row {r} names column {c} of {cols}")));
-                }
+            let codes: Buffer<u8> = read_part(read, &name, PartType::U8, &shape)?;
+            if let Some((r, c)) = NofM::first_outside((rows, cols), (n, m), &codes) {
+                return Err(damaged(name, format!("row {r} names column {c} of {cols}")));
             }
-            matrix.into()
+            NofM::pack((rows, cols), (n, m), &codes, &values).into()
         }
         Layout::Product { ref left, ref right } => {
             if left.cols() != right.rows() {

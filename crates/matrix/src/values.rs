@@ -131,7 +131,23 @@ macro_rules! with_values {
 }
 pub(crate) use with_values;
 
+/// A reordering of values, whatever their type.
+pub(crate) trait Permute {
+    /// The values in their new order.
+    fn permute<T: Pod>(&self, from: &[T]) -> Buffer<T>;
+}
+
 impl Values {
+    /// The values in another order; scales stay.
+    pub(crate) fn permuted(&self, order: &impl Permute) -> Self {
+        match self {
+            Self::F32(v) => Self::F32(order.permute(v)),
+            Self::Bf16(v) => Self::Bf16(order.permute(v)),
+            Self::F16(v) => Self::F16(order.permute(v)),
+            Self::I8 { values, scales } => Self::I8 { values: order.permute(values), scales: scales.clone() },
+        }
+    }
+
     /// Stores `data`, whose row `r` is `data[offsets[r]..offsets[r + 1]]`, in the given type.
     /// Floats round to nearest even; int8 uses `scale = max|w| / 127` of each row.
     pub fn encode(kind: ValueType, data: &[f32], offsets: &[usize]) -> Self {

@@ -76,8 +76,11 @@ fn bits_per_byte(
     let tokenizer = Tokenizer::from_checkpoint(checkpoint)?;
     context.report(Event::Stage { name: stage, total: 0 });
     let length = WINDOW.min(decoder.config().max_position_embeddings);
-    let score: LanguageModelScore = score(decoder, &tokenizer, text, Convention::Rolling { length }, context)?;
-    score.bits_per_byte().ok_or_else(|| anyhow::anyhow!("the evaluation text is empty; give one with --text FILE"))
+    let score: LanguageModelScore =
+        score(decoder, &tokenizer, text, Convention::Rolling { length }, context)?;
+    score
+        .bits_per_byte()
+        .ok_or_else(|| anyhow::anyhow!("the evaluation text is empty; give one with --text FILE"))
 }
 
 /// Median decode speed in tokens per second at batch 1, greedy, over `runs` runs.

@@ -1,6 +1,8 @@
 //! The registry: every method once, read by `methods`, help texts and conformance tests.
 
-use sparseland_core::{Allocation, Method, MethodCard, Need, Parameter, ParameterKind, Pattern, Status, When};
+use sparseland_core::{
+    Allocation, Method, MethodCard, Need, Parameter, ParameterKind, Pattern, Status, When,
+};
 
 const BOTH: &[Allocation] = &[Allocation::Uniform, Allocation::Budgeted];
 
@@ -26,22 +28,22 @@ pub const METHODS: &[Method] = &[
             Parameter {
                 name: "importance",
                 kind: ParameterKind::Real { min: 0.0, max: 1.0 },
-                default: "0.5",
-                source: "official code",
+                default: "0",
+                source: "ours (official code: 0.5)",
                 help: "weight of the whitening norms in the first selection of coefficients",
             },
             Parameter {
                 name: "refill",
                 kind: ParameterKind::Real { min: 0.0, max: 0.5 },
-                default: "0.005",
-                source: "official code",
+                default: "0.05",
+                source: "ours (official code: 0.005)",
                 help: "share of all coefficients re-activated globally",
             },
             Parameter {
                 name: "ridge",
                 kind: ParameterKind::Real { min: 0.0, max: 1.0 },
-                default: "0.001",
-                source: "official code",
+                default: "0.000001",
+                source: "ours (official code: 0.001)",
                 help: "ridge of the dictionary refit, relative to the mean squared coefficient energy",
             },
             Parameter {

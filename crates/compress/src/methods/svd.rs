@@ -9,8 +9,8 @@
 
 use sparseland_linalg::{Mat, Svd, svd};
 
-use crate::problem::{Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer, ratio};
 use crate::CompressError;
+use crate::problem::{Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer, ratio};
 
 /// Plain SVD.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,7 +38,7 @@ impl Factorizer for PlainSvd {
 
 impl PreparedLayer for Prepared {
     fn best_shape(&self, limit: Limit) -> Result<Option<(FactorShape, Errors)>, CompressError> {
-        let shape = (self.problem.weight.rows(), self.problem.weight.cols());
+        let shape = (self.problem.weight.rows, self.problem.weight.cols);
         let Some(shape) = FactorShape::fitting(shape, 1.0, limit) else {
             return Ok(None);
         };
@@ -50,7 +50,7 @@ impl PreparedLayer for Prepared {
             Some(_) => {
                 let factors = self.factors(shape)?;
                 let product = sparseland_linalg::matmul(&factors.left, &factors.right)?;
-                self.problem.errors(&product.transpose())?
+                self.problem.errors(&product.transposed())?
             }
         };
         Ok(Some((shape, errors)))
@@ -73,9 +73,9 @@ pub(crate) fn split(
     k: usize,
     unwhiten: impl Fn(Mat<f64>) -> Result<Mat<f64>, CompressError>,
 ) -> Result<Factors, CompressError> {
-    let (d1, d2) = (svd.u.rows(), svd.vt.cols());
+    let (d1, d2) = (svd.u.rows, svd.vt.cols);
     let roots: Vec<f64> = svd.s[..k].iter().map(|s| s.sqrt()).collect();
-    let dictionary = unwhiten(Mat::from_fn(d1, k, |i, a| svd.u[(i, a)] * roots[a]))?;
-    let left = Mat::from_fn(d2, k, |j, a| svd.vt[(a, j)] * roots[a]);
-    Ok(Factors { left, right: dictionary.transpose(), sparse: false })
+    let dictionary = unwhiten(Mat::from_fn(d1, k, |i, a| svd.u.at(i, a) * roots[a]))?;
+    let left = Mat::from_fn(d2, k, |j, a| svd.vt.at(a, j) * roots[a]);
+    Ok(Factors { left, right: dictionary.transposed(), sparse: false })
 }

@@ -15,8 +15,10 @@
 use sparseland_linalg::{Mat, Svd, svd};
 
 use super::svd::{split, tail};
-use crate::problem::{Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer, norm, ratio};
 use crate::CompressError;
+use crate::problem::{
+    Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer, norm, ratio,
+};
 
 /// Whitened SVD.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,7 +51,7 @@ impl Factorizer for SvdLlm {
 
 impl PreparedLayer for Prepared {
     fn best_shape(&self, limit: Limit) -> Result<Option<(FactorShape, Errors)>, CompressError> {
-        let sides = (self.problem.weight.rows(), self.problem.weight.cols());
+        let sides = (self.problem.weight.rows, self.problem.weight.cols);
         let Some(shape) = FactorShape::fitting(sides, 1.0, limit) else {
             return Ok(None);
         };
@@ -57,7 +59,7 @@ impl PreparedLayer for Prepared {
         let s = &self.svd.s;
         let residual = (0..sides.0)
             .flat_map(|i| (shape.k..s.len()).map(move |t| (i, t)))
-            .map(|(i, t)| (self.unwhitened[(i, t)] * s[t]).powi(2))
+            .map(|(i, t)| (self.unwhitened.at(i, t) * s[t]).powi(2))
             .sum::<f64>()
             .sqrt();
         let weight = ratio(residual, norm(&self.problem.weight));

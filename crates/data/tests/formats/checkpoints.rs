@@ -221,6 +221,21 @@ fn a_new_checkpoint_replaces_an_old_one_without_leftovers() {
     assert_eq!(Checkpoint::open(dir.path()).unwrap().read("a").unwrap(), b"1234");
 }
 
+/// A killed process cannot clean up: the next one to finish does.
+#[test]
+fn leftovers_of_a_killed_run_are_explained_and_later_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "model-00001-of-00002.safetensors"] {
+        std::fs::write(dir.path().join(format!("{name}.partial-1-0")), "half").unwrap();
+    }
+    assert_open_error!(dir.path(), DataError::MissingFile { .. }, "was stopped before its end: run it again");
+    let specs = [TensorSpec::new("a", DType::U8, [4])];
+    let mut writer = CheckpointWriter::create(dir.path(), &specs, &CheckpointOptions::default()).unwrap();
+    writer.write("a", b"1234").unwrap();
+    writer.finish(&config()).unwrap();
+    assert_eq!(names_in(dir.path()), ["config.json", "model.safetensors"]);
+}
+
 #[test]
 fn a_stopped_writer_leaves_no_new_directory() {
     let dir = tempfile::tempdir().unwrap();

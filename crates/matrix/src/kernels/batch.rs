@@ -19,12 +19,12 @@ use std::sync::Mutex;
 
 use rayon::prelude::*;
 
-use super::batch_simd::{prefetch, transpose};
 use super::batch_simd::{
-    Bound, DOT_ITEMS, DOT_ROWS, GROUP, GroupTile, Isa, Kernels, MAX_VECTORS, SparseTile,
+    Bound, DOT_ITEMS, DOT_ROWS, Dots, GROUP, GroupTile, Isa, Kernels, MAX_VECTORS, ScatterTile, SparseTile,
 };
+use super::batch_simd::{prefetch, transpose};
 use crate::values::with_values;
-use crate::{Csc, Dense, LinearMap, Matrix, Product, Sum, Values};
+use crate::{Csc, Dense, Element, LinearMap, Matrix, Product, Sum, ValueType, Values};
 
 /// Batch items that are packed at once: bounds the scratch of large batches.
 const MOST_ITEMS: usize = 1024;
@@ -40,23 +40,36 @@ const BLOCK_ENTRIES: usize = 240 << 10;
 const DENSE_TILE: usize = 16 << 10;
 /// Rows of a dense block: a multiple of [`GROUP`].
 const DENSE_ROWS: usize = 48;
-/// Up to this batch a dense product is vectorised over columns.
+/// Up to this batch a dense f32 product is vectorised over columns.
 const FEW_ITEMS: usize = 8;
-/// Entries that a transposed sparse product sorts at once: 24 MiB.
+/// As above for narrower types, which other products widen first.
+const FEW_NARROW_ITEMS: usize = 16;
+/// Batch from which a transposed sparse product sorts the entries by column: with fewer items that
+/// costs more than the slower kernel for unsorted ones.
+const SORT_ITEMS: usize = 128;
+/// Entries that a transposed sparse product unpacks at once: 24 MiB.
 const SORT_ENTRIES: usize = 4 << 20;
 
 /// A sparse matrix whose rows can be unpacked.
 ///
 /// # Safety
-/// Unpacked columns are below the number of columns.
+/// Unpacked columns are below the number of columns and rise, but for the order inside groups.
 pub(crate) unsafe trait Rows: Sync {
     /// `(rows, cols)`.
     fn shape(&self) -> (usize, usize);
     /// The number of stored entries.
     fn entries(&self) -> usize;
+    /// Up to this batch, products with one vector after another are faster (measured at 4080 x 4096).
+    fn vector_items(&self) -> usize;
+    /// As above for transposed products.
+    fn transposed_vector_items(&self) -> usize;
+    /// Columns between multiples of this number may be unpacked in any order.
+    fn group(&self) -> usize {
+        1
+    }
     /// Appends the columns and values of `row`, of a matrix with at most 65 536 columns. Columns
-    /// rise, but for the order inside a group of N:M.
-    fn unpack(&self, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>);
+    /// rise, but for the order inside a [group](Self::group).
+    fn unpack(&self, isa: Isa, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>);
     /// Appends the whole columns and values of `row`.
     fn unpack_wide(&self, row: usize, columns: &mut Vec<u32>, values: &mut Vec<f32>);
 }
@@ -201,8 +214,10 @@ struct Block {
     values: Vec<f32>,
     /// Where each row starts; one longer than rows.
     offsets: Vec<u32>,
-    /// `(tiles + 1) x rows`: where each row enters each column tile.
+    /// From 0: `tiles x rows`, where the entries of each row in each column tile start. From
+    /// `first_end`: where they end. The two overlap if a row's entries lie in one piece.
     bounds: Vec<u32>,
+    first_end: usize,
     runs: Vec<Run>,
     wide: Vec<u32>,
     sums: Scratch,
@@ -226,17 +241,18 @@ impl Block {
     }
 
     /// Unpacks rows `rows` of `source` and finds where they cross multiples of `tile` columns.
-    fn unpack(&mut self, kernels: &Kernels, source: &dyn Rows, rows: std::ops::Range<usize>, tile: usize) {
+    fn unpack(&mut self, isa: Isa, source: &dyn Rows, rows: std::ops::Range<usize>, tile: usize) {
         let cols = source.shape().1;
         self.clear();
         if cols <= 1 << 16 {
             for row in rows {
-                source.unpack(row, &mut self.columns, &mut self.values);
+                source.unpack(isa, row, &mut self.columns, &mut self.values);
                 self.end_row();
             }
-            self.find_bounds(kernels, cols, tile);
+            self.find_bounds(isa.kernels(), cols, tile);
             return;
         }
+        self.first_end = rows.len();
         let (count, tiles) = (rows.len(), tile_count(cols, tile));
         self.bounds.clear();
         self.bounds.resize((tiles + 1) * count, 0);
@@ -272,6 +288,7 @@ impl Block {
         assert!(cols <= 1 << 16, "16 bits do not name {cols} columns");
         let (rows, tiles) = (self.rows(), tile_count(cols, tile));
         self.bounds.resize((tiles + 1) * rows, 0);
+        self.first_end = rows;
         self.bounds[..rows].copy_from_slice(&self.offsets[..rows]);
         for (t, (_, end)) in tile_ranges(cols, tile).enumerate() {
             let (before, after) = self.bounds.split_at_mut((t + 1) * rows);
@@ -330,15 +347,14 @@ impl Block {
     ) {
         let kernels = isa.kernels();
         let (rows, width) = (self.rows(), panel.width);
-        self.find_runs();
         self.sums.grow(rows * width);
         let next_per_row = (tile * width).div_ceil(rows).next_multiple_of(16);
         for (first, items, data) in panel.tiles() {
             let sums = &mut self.sums.slice()[..rows * width];
             sums.fill(0.0);
             for (t, (start, end)) in tile_ranges(panel.cols, tile).enumerate() {
-                let (starts, ends) =
-                    (&self.bounds[t * rows..][..rows], &self.bounds[(t + 1) * rows..][..rows]);
+                let starts = &self.bounds[t * rows..][..rows];
+                let ends = &self.bounds[self.first_end + t * rows..][..rows];
                 // Columns are named by their low 16 bits and a tile never crosses 65 536.
                 let segment = start >> 16 << 16;
                 let base = &data[segment * width..(segment + (1 << 16)).min(panel.cols) * width];
@@ -424,8 +440,9 @@ fn tile_columns(width: usize) -> usize {
 
 /// `Y = X Wᵀ` (or `Y +=`) for a sparse W.
 pub(crate) fn sparse<W: Rows + LinearMap>(w: &W, x: &[f32], batch: usize, y: &mut [f32], add: bool) {
-    if batch == 1 && !add {
-        return w.apply(x, y);
+    let shape = (LinearMap::cols(w), LinearMap::rows(w));
+    if batch <= w.vector_items() {
+        return one_by_one(x, batch, y, add, shape, |x, y| w.apply(x, y));
     }
     sparse_batch(Isa::detect(), w, x, batch, y, add);
 }
@@ -438,26 +455,54 @@ pub(crate) fn sparse_transposed<W: Rows + LinearMap>(
     y: &mut [f32],
     add: bool,
 ) {
-    if batch == 1 && !add {
-        return w.apply_transposed(x, y);
+    let shape = (LinearMap::rows(w), LinearMap::cols(w));
+    if batch <= w.transposed_vector_items() {
+        return one_by_one(x, batch, y, add, shape, |x, y| w.apply_transposed(x, y));
     }
     sparse_batch_transposed(Isa::detect(), w, x, batch, y, add);
 }
 
 /// `Y = X Wᵀ` (or `Y +=`) for a dense W.
 pub(crate) fn dense(w: &Dense, x: &[f32], batch: usize, y: &mut [f32], add: bool) {
-    if batch == 1 && !add {
-        return w.apply(x, y);
+    if batch <= 1 {
+        return one_by_one(x, batch, y, add, (w.cols, w.rows), |x, y| w.apply(x, y));
     }
     dense_batch(Isa::detect(), w, x, batch, y, add);
 }
 
 /// `Y = X W` (or `Y +=`) for a dense W.
 pub(crate) fn dense_transposed(w: &Dense, x: &[f32], batch: usize, y: &mut [f32], add: bool) {
-    if batch == 1 && !add {
-        return w.apply_transposed(x, y);
+    let vectors = match w.values.value_type() {
+        ValueType::F32 => 2,
+        ValueType::Bf16 | ValueType::F16 => 4,
+        ValueType::I8 => 6,
+    };
+    if batch <= vectors {
+        return one_by_one(x, batch, y, add, (w.rows, w.cols), |x, y| w.apply_transposed(x, y));
     }
     dense_batch_transposed(Isa::detect(), w, x, batch, y, add);
+}
+
+/// A batch as products with one vector after another, `shape` being their lengths.
+fn one_by_one(
+    x: &[f32],
+    batch: usize,
+    y: &mut [f32],
+    add: bool,
+    shape: (usize, usize),
+    apply: impl Fn(&[f32], &mut [f32]),
+) {
+    assert_eq!((x.len(), y.len()), (batch * shape.0, batch * shape.1), "wrong length");
+    let mut sums = vec![0.0; if add { shape.1 } else { 0 }];
+    for b in 0..batch {
+        let (x, y) = (&x[b * shape.0..(b + 1) * shape.0], &mut y[b * shape.1..(b + 1) * shape.1]);
+        if add {
+            apply(x, &mut sums);
+            y.iter_mut().zip(&sums).for_each(|(y, s)| *y += s);
+        } else {
+            apply(x, y);
+        }
+    }
 }
 
 /// The product of a batch with a matrix of any kind, or with its transpose; adds to `y` or
@@ -501,7 +546,7 @@ fn zero_unless(add: bool, y: &mut [f32]) {
 }
 
 /// Whether most rows share their columns with a neighbour, judged by the first few.
-fn shares_columns(w: &dyn Rows) -> bool {
+fn shares_columns(isa: Isa, w: &dyn Rows) -> bool {
     let (rows, cols) = w.shape();
     let rows = rows.min(3 * GROUP);
     if cols > 1 << 16 || rows < 2 {
@@ -511,7 +556,7 @@ fn shares_columns(w: &dyn Rows) -> bool {
     for row in 0..rows {
         columns.clear();
         values.clear();
-        w.unpack(row, &mut columns, &mut values);
+        w.unpack(isa, row, &mut columns, &mut values);
         pairs += usize::from(columns == last);
         std::mem::swap(&mut last, &mut columns);
     }
@@ -525,10 +570,10 @@ pub(crate) fn sparse_batch(isa: Isa, w: &dyn Rows, x: &[f32], batch: usize, y: &
     if y.is_empty() || cols == 0 || w.entries() == 0 {
         return zero_unless(add, y);
     }
-    let block_rows = (BLOCK_ENTRIES * rows / w.entries()).clamp(GROUP, 480).min(rows.div_ceil(8).max(GROUP))
+    let block_rows = (BLOCK_ENTRIES * rows / w.entries()).clamp(GROUP, 480).min(rows.div_ceil(16).max(GROUP))
         / GROUP
         * GROUP;
-    let shared = shares_columns(w);
+    let shared = shares_columns(isa, w);
     let out = Output { start: y.as_mut_ptr(), stride: rows, add };
     for first_item in (0..batch).step_by(MOST_ITEMS) {
         let items = MOST_ITEMS.min(batch - first_item);
@@ -537,7 +582,8 @@ pub(crate) fn sparse_batch(isa: Isa, w: &dyn Rows, x: &[f32], batch: usize, y: &
         let tile = tile_columns(panel.width) * if shared { SHARED_TILES } else { 1 };
         each(rows.div_ceil(block_rows), |b, block: &mut Block| {
             let first = b * block_rows;
-            block.unpack(isa.kernels(), w, first..(first + block_rows).min(rows), tile);
+            block.unpack(isa, w, first..(first + block_rows).min(rows), tile);
+            block.find_runs();
             block.multiply(isa, &panel, tile, first_item, first, out);
         });
     }
@@ -557,11 +603,22 @@ pub(crate) fn sparse_batch_transposed(
     if y.is_empty() || rows == 0 || w.entries() == 0 {
         return zero_unless(add, y);
     }
-    // Rows of W, the columns of its transpose, sorted at once; their number fits 16 bits.
+    // Rows of W that are unpacked at once; their number fits 16 bits.
     let piece = (SORT_ENTRIES * rows / w.entries()).clamp(1, 1 << 15).min(rows);
-    // Columns of W, the rows of its transpose, of a block.
-    let block_cols = (BLOCK_ENTRIES * cols * (rows / piece).max(1) / w.entries()).clamp(16, 480);
     let out = Output { start: y.as_mut_ptr(), stride: cols, add };
+    let sort = batch >= SORT_ITEMS;
+    let lanes = isa.lanes();
+    let tiles = batch.min(MOST_ITEMS).div_ceil(lanes * MAX_VECTORS);
+    let width = batch.min(MOST_ITEMS).div_ceil(tiles).next_multiple_of(lanes);
+    // Columns of W, the rows of its transpose, of a block: results do not depend on it.
+    let block_cols = if sort {
+        cols.div_ceil(4 * rayon::current_num_threads()).clamp(64, 480)
+    } else {
+        tile_columns(width)
+    };
+    // No group is cut, so that entries are found in the tile that their column belongs to.
+    let block_cols = block_cols.next_multiple_of(w.group());
+    let ranges: Vec<_> = tile_ranges(cols, block_cols).collect();
     for first_row in (0..rows).step_by(piece) {
         let count = piece.min(rows - first_row);
         let chunk = count.div_ceil(32);
@@ -571,7 +628,7 @@ pub(crate) fn sparse_batch_transposed(
             .map(|c| {
                 let mut block = Block::default();
                 let first = first_row + c * chunk;
-                block.unpack(isa.kernels(), w, first..(first + chunk).min(first_row + count), block_cols);
+                block.unpack(isa, w, first..(first + chunk).min(first_row + count), block_cols);
                 block
             })
             .collect();
@@ -580,70 +637,142 @@ pub(crate) fn sparse_batch_transposed(
             let items = MOST_ITEMS.min(batch - first_item);
             let from = &x[first_item * rows + first_row..];
             let panel = Panel::pack(isa, from, rows, items, count, MAX_VECTORS);
-            let tile = tile_columns(panel.width);
-            let ranges: Vec<_> = tile_ranges(cols, block_cols).collect();
-            each(ranges.len(), |index, (block, next): &mut (Block, Vec<u32>)| {
-                let (start, end) = ranges[index];
-                block.gather(&unpacked, index, start, end - start, next);
-                block.find_bounds(isa.kernels(), count, tile);
-                block.multiply(isa, &panel, tile, first_item, start, out);
-            });
+            if sort {
+                let tile = tile_columns(panel.width);
+                each(ranges.len(), |index, (block, next): &mut (Block, Vec<u32>)| {
+                    let (start, end) = ranges[index];
+                    block.gather(&unpacked, index, start, end - start, tile, next);
+                    block.multiply(isa, &panel, tile, first_item, start, out);
+                });
+            } else {
+                each(ranges.len(), |index, sums: &mut Scratch| {
+                    scatter(isa, &unpacked, index, ranges[index], &panel, sums, first_item, out);
+                });
+            }
+        }
+    }
+}
+
+/// The products of columns `start..end`, tile `index` of the unpacked rows, with every tile of the
+/// panel, summed in cache.
+fn scatter(
+    isa: Isa,
+    unpacked: &[Block],
+    index: usize,
+    (start, end): (usize, usize),
+    panel: &Panel,
+    sums: &mut Scratch,
+    first_item: usize,
+    out: Output,
+) {
+    let (cols, width) = (end - start, panel.width);
+    sums.grow(cols * width);
+    let sums = &mut sums.slice()[..cols * width];
+    for (first, items, data) in panel.tiles() {
+        sums.fill(0.0);
+        let mut row = 0;
+        for block in unpacked {
+            let rows = block.rows();
+            let (starts, ends) = (&block.bounds[index * rows..], &block.bounds[(index + 1) * rows..][..rows]);
+            let job = ScatterTile {
+                rows,
+                starts: starts.as_ptr(),
+                ends: ends.as_ptr(),
+                columns: block.columns.as_ptr(),
+                values: block.values.as_ptr(),
+                panel: data[row * width..(row + rows) * width].as_ptr(),
+                // Columns are named by their low 16 bits, and a tile does not cross 65 536.
+                y: sums.as_mut_ptr().wrapping_sub((start & 0xFFFF) * width),
+            };
+            // SAFETY: bounds are positions in columns and values, which are as long; columns
+            // between them lie in `start..end`, since columns rise but inside groups, which are not
+            // cut, and wide ones were sorted; the panel has a row for each row unpacked.
+            unsafe { (isa.kernels().scatter[panel.vectors - 1])(&job) };
+            row += rows;
+        }
+        // SAFETY: no other tile writes these columns of the output.
+        unsafe {
+            let to = out.at(first_item + first, start);
+            transpose(isa, sums.as_ptr(), width, (cols, items), to, out.stride, out.add);
         }
     }
 }
 
 impl Block {
-    /// The transpose of columns `start..start + cols`, tile `index` of the unpacked rows.
-    fn gather(&mut self, unpacked: &[Block], index: usize, start: usize, cols: usize, next: &mut Vec<u32>) {
-        let low = start as u16;
-        self.clear();
-        next.clear();
-        next.resize(cols + 1, 0);
-        let spans = |block: &Block, r: usize| {
-            let rows = block.rows();
-            block.bounds[index * rows + r] as usize..block.bounds[(index + 1) * rows + r] as usize
-        };
+    /// The transpose of columns `start..start + cols`, tile `index` of the unpacked rows. Entries
+    /// are sorted `tile` rows at a time and stay in that order: a sort through the whole height
+    /// would write to as many places as columns, at distances that collide in the cache.
+    fn gather(
+        &mut self,
+        unpacked: &[Block],
+        index: usize,
+        start: usize,
+        cols: usize,
+        tile: usize,
+        next: &mut Vec<u32>,
+    ) {
         // Spans lie far apart, in memory that no hardware prefetcher foresees.
         const AHEAD: usize = 8;
-        for block in unpacked {
-            for r in 0..block.rows() {
-                if r + AHEAD < block.rows() {
-                    prefetch(&block.columns[spans(block, r + AHEAD)]);
+        let low = start as u16;
+        let chunk = unpacked[0].rows();
+        let count = unpacked.iter().map(Block::rows).sum::<usize>();
+        let span = |row: usize| {
+            let (block, r) = (&unpacked[row / chunk], row % chunk);
+            let at = index * block.rows() + r;
+            let span = block.bounds[at] as usize..block.bounds[at + block.rows()] as usize;
+            (&block.columns[span.clone()], &block.values[span])
+        };
+        self.clear();
+        self.offsets.resize(cols + 1, 0); // only their number counts here
+        self.runs.clear();
+        self.runs.push(Run::Own { first: 0, rows: cols });
+        let tiles = tile_count(count, tile);
+        self.first_end = tiles * cols;
+        self.bounds.clear();
+        self.bounds.resize(2 * tiles * cols, 0);
+        let total = (0..count).map(|row| span(row).0.len()).sum();
+        self.columns.resize(total, 0);
+        self.values.resize(total, 0.0);
+        let mut at = 0;
+        for (t, (first, end)) in tile_ranges(count, tile).enumerate() {
+            next.clear();
+            next.resize(cols, 0);
+            for row in first..end {
+                if row + AHEAD < count {
+                    let (columns, values) = span(row + AHEAD);
+                    prefetch(columns);
+                    prefetch(values);
                 }
-                for c in &block.columns[spans(block, r)] {
-                    next[c.wrapping_sub(low) as usize + 1] += 1;
+                for c in span(row).0 {
+                    next[c.wrapping_sub(low) as usize] += 1;
                 }
             }
-        }
-        for c in 0..cols {
-            next[c + 1] += next[c];
-        }
-        self.offsets.extend_from_slice(&next[1..]);
-        self.columns.resize(next[cols] as usize, 0);
-        self.values.resize(next[cols] as usize, 0.0);
-        let mut row = 0u16;
-        for block in unpacked {
-            for r in 0..block.rows() {
-                if r + AHEAD < block.rows() {
-                    let span = spans(block, r + AHEAD);
-                    prefetch(&block.columns[span.clone()]);
-                    prefetch(&block.values[span]);
-                }
-                let span = spans(block, r);
-                for (c, &w) in block.columns[span.clone()].iter().zip(&block.values[span]) {
+            for c in 0..cols {
+                self.bounds[t * cols + c] = at;
+                at += std::mem::replace(&mut next[c], at);
+                self.bounds[self.first_end + t * cols + c] = at;
+            }
+            for row in first..end {
+                let (columns, values) = span(row);
+                for (c, &w) in columns.iter().zip(values) {
                     let slot = &mut next[c.wrapping_sub(low) as usize];
-                    self.columns[*slot as usize] = row;
+                    self.columns[*slot as usize] = row as u16;
                     self.values[*slot as usize] = w;
                     *slot += 1;
                 }
-                row = row.wrapping_add(1);
             }
         }
     }
 }
 
 /// `values[range]` of row `row` widened into `out`.
-pub(super) fn widen_row(isa: Isa, values: &Values, row: usize, range: std::ops::Range<usize>, out: &mut [f32]) {
+pub(super) fn widen_row(
+    isa: Isa,
+    values: &Values,
+    row: usize,
+    range: std::ops::Range<usize>,
+    out: &mut [f32],
+) {
     let kernels = isa.kernels();
     // SAFETY of all: the kernels are those of an instruction set this machine has.
     match values {
@@ -665,7 +794,8 @@ pub(crate) fn dense_batch(isa: Isa, w: &Dense, x: &[f32], batch: usize, y: &mut 
         return zero_unless(add, y);
     }
     let out = Output { start: y.as_mut_ptr(), stride: rows, add };
-    if batch <= FEW_ITEMS {
+    let few = if w.values.value_type() == ValueType::F32 { FEW_ITEMS } else { FEW_NARROW_ITEMS };
+    if batch <= few {
         return dense_few(isa, w, x, batch, out);
     }
     let block_rows = DENSE_ROWS.min(rows.div_ceil(8).next_multiple_of(GROUP));
@@ -763,32 +893,42 @@ fn multiply_dense(
 
 /// A dense product with a few items, vectorised over columns.
 fn dense_few(isa: Isa, w: &Dense, x: &[f32], batch: usize, out: Output) {
+    let (kernels, shape) = (isa.kernels(), (w.rows, w.cols));
+    match &w.values {
+        Values::F32(v) => few_rows(&kernels.dots_f32, v, &[], shape, x, batch, out),
+        Values::Bf16(v) => few_rows(&kernels.dots_bf16, v, &[], shape, x, batch, out),
+        Values::F16(v) => few_rows(&kernels.dots_f16, v, &[], shape, x, batch, out),
+        Values::I8 { values, scales } => few_rows(&kernels.dots_i8, values, scales, shape, x, batch, out),
+    }
+}
+
+fn few_rows<T: Element>(
+    kernels: &Dots<T>,
+    values: &[T],
+    scales: &[f32],
+    (rows, cols): (usize, usize),
+    x: &[f32],
+    batch: usize,
+    out: Output,
+) {
     const BLOCK: usize = 16 * DOT_ROWS;
-    let (rows, cols) = (w.rows, w.cols);
-    each(rows.div_ceil(BLOCK), |b, wide: &mut Scratch| {
+    assert!(x.len() == batch * cols && (scales.is_empty() || scales.len() == rows), "wrong length");
+    each(rows.div_ceil(BLOCK), |b, _: &mut ()| {
         let end = ((b + 1) * BLOCK).min(rows);
         let mut row = b * BLOCK;
         while row < end {
             let count = if row + DOT_ROWS <= end { DOT_ROWS } else { 1 };
-            let values = if let Values::F32(v) = &w.values {
-                &v[row * cols..(row + count) * cols]
-            } else {
-                wide.grow(DOT_ROWS * cols);
-                for r in row..row + count {
-                    let to = &mut wide.slice()[(r - row) * cols..(r - row + 1) * cols];
-                    widen_row(isa, &w.values, r, r * cols..(r + 1) * cols, to);
-                }
-                wide.as_slice()
-            };
+            let values = &values[row * cols..(row + count) * cols];
+            let scales = scales.get(row..row + count).map_or(std::ptr::null(), <[f32]>::as_ptr);
             let mut item = 0;
             while item < batch {
                 let items = (batch - item).min(DOT_ITEMS);
-                let kernel = isa.kernels().dots[usize::from(count > 1)][items - 1];
-                // SAFETY: `count` rows of W, `items` of x and the output, where no other block
-                // writes these rows.
+                let kernel = kernels[usize::from(count > 1)][items - 1];
+                // SAFETY: `count` rows of W and scales, `items` of x and the output, where no
+                // other block writes these rows.
                 unsafe {
-                    let to = out.at(item, row);
-                    kernel(values.as_ptr(), cols, x[item * cols..].as_ptr(), cols, to, out.stride, out.add);
+                    let (x, to) = (x[item * cols..].as_ptr(), out.at(item, row));
+                    kernel(values.as_ptr(), scales, cols, x, cols, to, out.stride, out.add);
                 }
                 item += items;
             }

@@ -3,17 +3,17 @@
 #![allow(unsafe_code)] // the contract of `Rows` is stated by `unsafe impl`
 
 use super::batch::{Rows, widen_row};
-use super::batch_simd::{Isa, code_columns, positions};
-use crate::{Bitmask, Csr, NofM};
+use super::batch_simd::Isa;
+use crate::{Bitmask, Csr, NofM, ValueType};
 
 /// Appends `count` values from position `first` on, which belong to `row`.
-fn push_values(of: &crate::Values, row: usize, first: usize, count: usize, values: &mut Vec<f32>) {
+fn push_values(isa: Isa, of: &crate::Values, row: usize, first: usize, count: usize, values: &mut Vec<f32>) {
     let at = values.len();
     if let crate::Values::F32(v) = of {
         return values.extend_from_slice(&v[first..first + count]);
     }
     values.resize(at + count, 0.0);
-    widen_row(Isa::detect(), of, row, first..first + count, &mut values[at..]);
+    widen_row(isa, of, row, first..first + count, &mut values[at..]);
 }
 
 // SAFETY: indices are below `cols`: built so, and checked when read from a file.
@@ -24,10 +24,16 @@ unsafe impl Rows for Csr {
     fn entries(&self) -> usize {
         self.nonzeros()
     }
-    fn unpack(&self, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
+    fn vector_items(&self) -> usize {
+        3
+    }
+    fn transposed_vector_items(&self) -> usize {
+        3
+    }
+    fn unpack(&self, isa: Isa, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
         let (start, end) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
         columns.extend_from_slice(&self.indices[start..end]);
-        push_values(&self.values, row, start, end - start, values);
+        push_values(isa, &self.values, row, start, end - start, values);
     }
     fn unpack_wide(&self, row: usize, columns: &mut Vec<u32>, values: &mut Vec<f32>) {
         for (c, w) in self.row(row) {
@@ -45,15 +51,20 @@ unsafe impl Rows for Bitmask {
     fn entries(&self) -> usize {
         self.nonzeros()
     }
-    fn unpack(&self, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
-        let (start, end) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
-        let stride = self.cols.div_ceil(8);
-        let at = columns.len();
-        columns.resize(at + end - start + 32, 0);
-        let mask = &self.mask[row * stride..(row + 1) * stride];
-        let count = positions(Isa::detect(), mask, &mut columns[at..]);
-        columns.truncate(at + count);
-        push_values(&self.values, row, start, end - start, values);
+    fn vector_items(&self) -> usize {
+        if self.values.value_type() == ValueType::F32 { 4 } else { 6 }
+    }
+    fn transposed_vector_items(&self) -> usize {
+        6
+    }
+    fn unpack(&self, isa: Isa, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if super::batch_unpack::available() => {
+                super::batch_unpack::bitmask(self, row, columns, values);
+            }
+            _ => self.unpack_row(row, columns, values),
+        }
     }
     fn unpack_wide(&self, row: usize, columns: &mut Vec<u32>, values: &mut Vec<f32>) {
         for (c, w) in self.row(row) {
@@ -71,16 +82,23 @@ unsafe impl Rows for NofM {
     fn entries(&self) -> usize {
         self.rows * self.cols.div_ceil(self.m) * self.n
     }
-    fn unpack(&self, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
-        let per_row = self.cols.div_ceil(self.m) * self.n;
-        let stride = crate::nofm::code_bytes_per_row(self.cols, self.n, self.m);
-        let codes = &self.codes[row * stride..(row + 1) * stride];
-        let at = columns.len();
-        columns.resize(at + per_row + 32, 0);
-        let bits = crate::nofm::code_bits(self.m);
-        code_columns(Isa::detect(), codes, bits, (self.n, self.m), &mut columns[at..]);
-        columns.truncate(at + per_row);
-        push_values(&self.values, row, row * per_row, per_row, values);
+    fn vector_items(&self) -> usize {
+        if self.values.value_type() == ValueType::F32 { 4 } else { 16 }
+    }
+    fn transposed_vector_items(&self) -> usize {
+        1
+    }
+    fn group(&self) -> usize {
+        self.m
+    }
+    fn unpack(&self, isa: Isa, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if super::batch_unpack::available() => {
+                super::batch_unpack::nofm(self, row, columns, values);
+            }
+            _ => self.unpack_row(row, columns, values),
+        }
     }
     fn unpack_wide(&self, row: usize, columns: &mut Vec<u32>, values: &mut Vec<f32>) {
         for (c, w) in self.row(row) {

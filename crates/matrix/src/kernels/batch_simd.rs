@@ -25,7 +25,7 @@ pub(crate) enum Isa {
     /// AVX-512 F/BW/VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX2 and FMA.
+    /// AVX2, FMA, F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// Plain Rust.
@@ -45,7 +45,11 @@ impl Isa {
         let mut all = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+                && is_x86_feature_detected!("popcnt")
+            {
                 all.push(Self::Avx2);
                 if is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -88,6 +92,15 @@ trait Simd: Copy {
     /// `p` must be readable for `LANES` floats.
     unsafe fn load(p: *const f32) -> Self::V;
     /// # Safety
+    /// `p` must be readable for `LANES` numbers.
+    unsafe fn load_bf16(p: *const bf16) -> Self::V;
+    /// # Safety
+    /// `p` must be readable for `LANES` numbers.
+    unsafe fn load_f16(p: *const f16) -> Self::V;
+    /// # Safety
+    /// `p` must be readable for `LANES` numbers.
+    unsafe fn load_i8(p: *const i8) -> Self::V;
+    /// # Safety
     /// `p` must be writable for `LANES` floats.
     unsafe fn store(p: *mut f32, v: Self::V);
     /// `a * b + c`.
@@ -118,6 +131,21 @@ impl Simd for Scalar {
         unsafe { p.cast::<[f32; 8]>().read() }
     }
     #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self::V {
+        // SAFETY: readable by contract.
+        unsafe { p.cast::<[bf16; 8]>().read() }.map(Element::widen)
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const f16) -> Self::V {
+        // SAFETY: readable by contract.
+        unsafe { p.cast::<[f16; 8]>().read() }.map(Element::widen)
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self::V {
+        // SAFETY: readable by contract.
+        unsafe { p.cast::<[i8; 8]>().read() }.map(Element::widen)
+    }
+    #[inline(always)]
     unsafe fn store(p: *mut f32, v: Self::V) {
         // SAFETY: writable by contract.
         unsafe { p.cast::<[f32; 8]>().write(v) }
@@ -135,7 +163,8 @@ impl Simd for Scalar {
 }
 
 macro_rules! x86_simd {
-    ($name:ident, $vector:ty, $lanes:literal, $set1:ident, $load:ident, $store:ident, $fma:ident, $add:ident) => {
+    ($name:ident, $vector:ty, $lanes:literal, $set1:ident, $load:ident, $store:ident, $fma:ident, $add:ident,
+     |$p:ident| $bf16:expr, $f16:expr, $i8:expr) => {
         #[cfg(target_arch = "x86_64")]
         #[derive(Clone, Copy)]
         struct $name;
@@ -153,6 +182,21 @@ macro_rules! x86_simd {
             unsafe fn load(p: *const f32) -> Self::V {
                 // SAFETY: readable by contract; the caller has the target feature.
                 unsafe { $load(p) }
+            }
+            #[inline(always)]
+            unsafe fn load_bf16($p: *const bf16) -> Self::V {
+                // SAFETY: as load.
+                unsafe { $bf16 }
+            }
+            #[inline(always)]
+            unsafe fn load_f16($p: *const f16) -> Self::V {
+                // SAFETY: as load.
+                unsafe { $f16 }
+            }
+            #[inline(always)]
+            unsafe fn load_i8($p: *const i8) -> Self::V {
+                // SAFETY: as load.
+                unsafe { $i8 }
             }
             #[inline(always)]
             unsafe fn store(p: *mut f32, v: Self::V) {
@@ -177,8 +221,16 @@ macro_rules! x86_simd {
         }
     };
 }
-x86_simd!(Zmm, __m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps);
-x86_simd!(Ymm, __m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps);
+x86_simd!(Zmm, __m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps,
+    |p| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))),
+    _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())),
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
+);
+x86_simd!(Ymm, __m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps,
+    |p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))),
+    _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
+);
 
 /// One column tile of consecutive rows that have patterns of their own.
 pub(super) struct SparseTile {
@@ -253,6 +305,58 @@ unsafe fn sparse_tile<S: Simd, const A: usize>(t: &SparseTile) {
             }
             for a in 0..A {
                 S::store(y.add(a * S::LANES), sums[a]);
+            }
+        }
+    }
+}
+
+/// One column tile of consecutive rows, multiplied from the left.
+pub(super) struct ScatterTile {
+    /// Number of rows.
+    pub(super) rows: usize,
+    /// Per row: where its entries of this tile start.
+    pub(super) starts: *const u32,
+    /// Per row: where they end.
+    pub(super) ends: *const u32,
+    /// Columns, relative to `y`.
+    pub(super) columns: *const u16,
+    /// Values beside the columns.
+    pub(super) values: *const f32,
+    /// `rows x width`: what each row is multiplied with.
+    pub(super) panel: *const f32,
+    /// Sums of column 0 (modulo 65 536), `width` a column, added to. May point outside of memory
+    /// as long as the columns named do not.
+    pub(super) y: *mut f32,
+}
+
+/// `y[columns[i]] += values[i] * panel[r]` over the entries of every row.
+///
+/// # Safety
+/// For every row, `starts..ends` lies inside columns and values; `panel` is readable for
+/// `rows * width` floats; `y` is valid for `width` floats at every column named.
+#[inline(always)]
+unsafe fn scatter_tile<S: Simd, const A: usize>(t: &ScatterTile) {
+    const AHEAD: usize = 6;
+    let width = A * S::LANES;
+    // SAFETY: all pointers stay inside the ranges of the contract.
+    unsafe {
+        for r in 0..t.rows {
+            if r + AHEAD < t.rows {
+                // Spans lie far apart, in memory that no hardware prefetcher foresees.
+                let ahead = *t.starts.add(r + AHEAD) as usize;
+                S::prefetch(t.values.add(ahead));
+                S::prefetch(t.values.add(ahead).wrapping_add(16));
+                S::prefetch(t.columns.add(ahead).cast());
+            }
+            let x = t.panel.add(r * width);
+            let xs: [S::V; A] = std::array::from_fn(|a| S::load(x.add(a * S::LANES)));
+            for i in *t.starts.add(r) as usize..*t.ends.add(r) as usize {
+                let w = S::splat(*t.values.add(i));
+                let y = t.y.wrapping_add(*t.columns.add(i) as usize * width);
+                for a in 0..A {
+                    let y = y.wrapping_add(a * S::LANES);
+                    S::store(y, S::fma(w, xs[a], S::load(y)));
+                }
             }
         }
     }
@@ -540,15 +644,36 @@ pub(super) unsafe fn transpose(
     }
 }
 
-/// `y[b * y_stride + r] = sum of w[r * k + i] * x[b * x_stride + i]` for `R` rows and `B` items: a
-/// product with a few vectors at once, vectorised over columns.
+/// A stored number as [`dots`] reads it.
+trait Stored: Element {
+    /// # Safety
+    /// `p` must be readable for `S::LANES` numbers.
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V;
+}
+
+macro_rules! stored {
+    ($($type:ty, $load:ident);*) => {$(
+        impl Stored for $type {
+            #[inline(always)]
+            unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+                // SAFETY: by contract.
+                unsafe { S::$load(p) }
+            }
+        }
+    )*};
+}
+stored!(f32, load; bf16, load_bf16; f16, load_f16; i8, load_i8);
+
+/// `y[b * y_stride + r] = scales[r] * sum of w[r * k + i] * x[b * x_stride + i]` for `R` rows and `B` items: a
+/// product with a few vectors at once, vectorised over columns. No scales: they are one.
 ///
 /// # Safety
-/// `w` is readable for `R * k` floats, `x` for `k` floats at each of `B` items; `y` is writable
+/// `w` is readable for `R * k` numbers, `scales` (unless null) for `R`, `x` for `k` floats at each of `B` items; `y` is writable
 /// for `R` floats at each.
 #[inline(always)]
-unsafe fn dots<S: Simd, const R: usize, const B: usize>(
-    w: *const f32,
+unsafe fn dots<S: Simd, T: Stored, const R: usize, const B: usize>(
+    w: *const T,
+    scales: *const f32,
     k: usize,
     x: *const f32,
     x_stride: usize,
@@ -564,7 +689,7 @@ unsafe fn dots<S: Simd, const R: usize, const B: usize>(
         while i < whole {
             let xs: [S::V; B] = std::array::from_fn(|b| S::load(x.add(b * x_stride + i)));
             for r in 0..R {
-                let w = S::load(w.add(r * k + i));
+                let w = T::load::<S>(w.add(r * k + i));
                 for b in 0..B {
                     sums[r][b] = S::fma(w, xs[b], sums[r][b]);
                 }
@@ -584,7 +709,10 @@ unsafe fn dots<S: Simd, const R: usize, const B: usize>(
                 }
                 let mut sum = parts[0];
                 for i in whole..k {
-                    sum += *w.add(r * k + i) * *x.add(b * x_stride + i);
+                    sum += (*w.add(r * k + i)).widen() * *x.add(b * x_stride + i);
+                }
+                if !scales.is_null() {
+                    sum *= *scales.add(r);
                 }
                 let to = y.add(b * y_stride + r);
                 *to = if add { *to + sum } else { sum };
@@ -622,7 +750,9 @@ fn widen_f16_avx512(src: &[f16], dst: &mut [f32]) {
     widen(from_rest, 1.0, rest);
 }
 
-type Dots = unsafe fn(*const f32, usize, *const f32, usize, *mut f32, usize, bool);
+/// By rows (1, or all), then by items.
+pub(super) type Dots<T> = [[Few<T>; DOT_ITEMS]; 2];
+type Few<T> = unsafe fn(*const T, *const f32, usize, *const f32, usize, *mut f32, usize, bool);
 
 /// Writes the columns of `out.len() - 32` codes of `bits` bits, `n` to a group of `m` columns.
 pub(super) fn code_columns(isa: Isa, codes: &[u8], bits: usize, (n, m): (usize, usize), out: &mut [u16]) {
@@ -693,6 +823,8 @@ fn code_columns_avx512(codes: &[u8], bits: usize, (n, m): (usize, usize), count:
 pub(super) struct Kernels {
     /// By vectors.
     pub(super) sparse: [unsafe fn(&SparseTile); MAX_VECTORS],
+    /// By vectors.
+    pub(super) scatter: [unsafe fn(&ScatterTile); MAX_VECTORS],
     /// By rows, then by vectors; columns given.
     pub(super) shared: [[unsafe fn(&GroupTile); 4]; GROUP],
     /// By rows, then by vectors; all columns.
@@ -705,8 +837,10 @@ pub(super) struct Kernels {
     pub(super) widen_i8: unsafe fn(&[i8], f32, &mut [f32]),
     /// See [`Bound`].
     pub(super) ends: unsafe fn(Bound<'_>),
-    /// By rows (1, or all), then by items.
-    pub(super) dots: [[Dots; DOT_ITEMS]; 2],
+    pub(super) dots_f32: Dots<f32>,
+    pub(super) dots_bf16: Dots<bf16>,
+    pub(super) dots_f16: Dots<f16>,
+    pub(super) dots_i8: Dots<i8>,
 }
 
 macro_rules! kernels {
@@ -719,6 +853,11 @@ macro_rules! kernels {
             pub(super) unsafe fn sparse<const A: usize>(t: &SparseTile) {
                 // SAFETY: see above.
                 unsafe { sparse_tile::<$simd, A>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            pub(super) unsafe fn scatter<const A: usize>(t: &ScatterTile) {
+                // SAFETY: see above.
+                unsafe { scatter_tile::<$simd, A>(t) }
             }
             $(#[target_feature(enable = $feature)])?
             pub(super) unsafe fn rows<const G: usize, const A: usize, const INDEXED: bool>(t: &GroupTile) {
@@ -744,8 +883,10 @@ macro_rules! kernels {
                 find_ends(b, $below);
             }
             $(#[target_feature(enable = $feature)])?
-            pub(super) unsafe fn few<const R: usize, const B: usize>(
-                w: *const f32,
+            #[allow(private_bounds)] // Stored is as private as this module
+            pub(super) unsafe fn few<T: Stored, const R: usize, const B: usize>(
+                w: *const T,
+                scales: *const f32,
                 k: usize,
                 x: *const f32,
                 x_stride: usize,
@@ -754,12 +895,12 @@ macro_rules! kernels {
                 add: bool,
             ) {
                 // SAFETY: see above.
-                unsafe { dots::<$simd, R, B>(w, k, x, x_stride, y, y_stride, add) }
+                unsafe { dots::<$simd, T, R, B>(w, scales, k, x, x_stride, y, y_stride, add) }
             }
         }
 
         static $table: Kernels = {
-            use $module::{bound, few, rows, sparse};
+            use $module::{bound, few, rows, scatter, sparse};
             macro_rules! by_rows {
                 ($indexed:literal) => {
                     [
@@ -772,10 +913,27 @@ macro_rules! kernels {
                     ]
                 };
             }
+            macro_rules! few {
+                ($type:ty) => {
+                    [
+                        [few::<$type, 1, 1>, few::<$type, 1, 2>, few::<$type, 1, 3>, few::<$type, 1, 4>],
+                        [
+                            few::<$type, DOT_ROWS, 1>,
+                            few::<$type, DOT_ROWS, 2>,
+                            few::<$type, DOT_ROWS, 3>,
+                            few::<$type, DOT_ROWS, 4>,
+                        ],
+                    ]
+                };
+            }
             Kernels {
                 sparse: [
                     sparse::<1>, sparse::<2>, sparse::<3>, sparse::<4>,
                     sparse::<5>, sparse::<6>, sparse::<7>, sparse::<8>,
+                ],
+                scatter: [
+                    scatter::<1>, scatter::<2>, scatter::<3>, scatter::<4>,
+                    scatter::<5>, scatter::<6>, scatter::<7>, scatter::<8>,
                 ],
                 shared: by_rows!(true),
                 dense: by_rows!(false),
@@ -783,19 +941,19 @@ macro_rules! kernels {
                 widen_f16: $module::f16,
                 widen_i8: $module::i8,
                 ends: bound,
-                dots: [
-                    [few::<1, 1>, few::<1, 2>, few::<1, 3>, few::<1, 4>],
-                    [few::<DOT_ROWS, 1>, few::<DOT_ROWS, 2>, few::<DOT_ROWS, 3>, few::<DOT_ROWS, 4>],
-                ],
+                dots_f32: few!(f32),
+                dots_bf16: few!(bf16),
+                dots_f16: few!(f16),
+                dots_i8: few!(i8),
             }
         };
     };
 }
 kernels!(SCALAR, scalar, Scalar, below_portable, widen_f16_portable);
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX2, avx2, Ymm, below_portable, widen_f16_portable, "avx2,fma");
+kernels!(AVX2, avx2, Ymm, below_portable, widen_f16_portable, "avx2,fma,f16c,popcnt");
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, Zmm, below_avx512, widen_f16_avx512, "avx512f,avx512bw,avx512vl,avx2,fma,popcnt");
+kernels!(AVX512, avx512, Zmm, below_avx512, widen_f16_avx512, "avx512f,avx512bw,avx512vl,avx2,fma,f16c,popcnt");
 
 impl Isa {
     pub(super) fn kernels(self) -> &'static Kernels {

@@ -29,7 +29,14 @@ fn multiply(isa: Isa, w: &Matrix, x: &[f32], batch: usize, y: &mut [f32], add: b
 }
 
 /// Random data in which every run of `share` rows has one pattern, at most `n` of `m`.
-fn data(rng: &mut impl Rng, rows: usize, cols: usize, density: f64, share: usize, (n, m): (usize, usize)) -> Vec<f32> {
+fn data(
+    rng: &mut impl Rng,
+    rows: usize,
+    cols: usize,
+    density: f64,
+    share: usize,
+    (n, m): (usize, usize),
+) -> Vec<f32> {
     let mut data = vec![0.0; rows * cols];
     let mut keep = vec![false; cols];
     for r in 0..rows {
@@ -51,7 +58,14 @@ fn data(rng: &mut impl Rng, rows: usize, cols: usize, density: f64, share: usize
     data
 }
 
-fn check(w: &Matrix, batch: usize, add: bool, transposed: bool, shift: usize, seed: u64) -> Result<(), TestCaseError> {
+fn check(
+    w: &Matrix,
+    batch: usize,
+    add: bool,
+    transposed: bool,
+    shift: usize,
+    seed: u64,
+) -> Result<(), TestCaseError> {
     let (rows, cols) = (w.rows(), w.cols());
     let dense = w.to_dense();
     let (from, to) = if transposed { (rows, cols) } else { (cols, rows) };
@@ -75,7 +89,10 @@ fn check(w: &Matrix, batch: usize, add: bool, transposed: bool, shift: usize, se
                     scale += term.abs();
                 }
                 let got = f64::from(y[shift + b * to + o]);
-                prop_assert!((got - want).abs() <= 2e-6 * scale, "{isa:?} item {b} output {o}: {got} against {want}");
+                prop_assert!(
+                    (got - want).abs() <= 2e-6 * scale,
+                    "{isa:?} item {b} output {o}: {got} against {want}"
+                );
             }
         }
     }
@@ -149,7 +166,9 @@ proptest! {
 #[test]
 fn large_shapes_cross_every_tile_and_block() {
     let mut rng = rand_pcg::Pcg64::seed_from_u64(7);
-    for (rows, cols, batch, share) in [(700, 1100, 33, 1), (650, 600, 300, 1), (100, 900, 1030, 6), (90, 2000, 70, 4)] {
+    for (rows, cols, batch, share) in
+        [(700, 1100, 33, 1), (650, 600, 300, 1), (100, 900, 1030, 6), (90, 2000, 70, 4)]
+    {
         let data = data(&mut rng, rows, cols, 0.6, share, (2, 4));
         for w in [
             Matrix::from(NofM::from_dense(rows, cols, &data, (2, 4), ValueType::F32).unwrap()),

@@ -1,36 +1,32 @@
-//! Products of every layout with a vector: scalar twins for now.
+//! Products of every layout with a vector (`gemv*`) and with many (`batch*`).
 
 pub(crate) mod batch;
 mod batch_rows;
 mod batch_simd;
 #[cfg(test)]
 mod batch_tests;
+#[cfg(target_arch = "x86_64")]
+mod batch_unpack;
+pub(crate) mod gemv;
+#[cfg(target_arch = "x86_64")]
+mod gemv_avx2;
+#[cfg(target_arch = "x86_64")]
+mod gemv_avx512;
+#[cfg(target_arch = "x86_64")]
+mod gemv_int8;
+mod gemv_scalar;
+#[cfg(test)]
+mod gemv_tests;
+mod gemv_transposed;
 
-
-use crate::{Bitmask, Csr, Element, NofM};
-
-pub(crate) fn dense_gemv<T: Element>(values: &[T], scales: Option<&[f32]>, x: &[f32], y: &mut [f32]) {
-    for (r, y) in y.iter_mut().enumerate() {
-        let row = &values[r * x.len()..(r + 1) * x.len()];
-        let sum: f32 = row.iter().zip(x).map(|(w, x)| w.widen() * x).sum();
-        *y = sum * scales.map_or(1.0, |s| s[r]);
-    }
+/// Writes the positions of the set bits of `mask` and gives their number; `out` must have room for
+/// 32 more.
+pub(crate) fn positions(mask: &[u8], out: &mut [u16]) -> usize {
+    batch_simd::positions(batch_simd::Isa::detect(), mask, out)
 }
 
-pub(crate) fn csr_gemv(w: &Csr, x: &[f32], y: &mut [f32]) {
-    for (r, y) in y.iter_mut().enumerate() {
-        *y = w.row(r).map(|(c, w)| w * x[c]).sum();
-    }
-}
-
-pub(crate) fn bitmask_gemv(w: &Bitmask, x: &[f32], y: &mut [f32]) {
-    for (r, y) in y.iter_mut().enumerate() {
-        *y = w.row(r).map(|(c, w)| w * x[c]).sum();
-    }
-}
-
-pub(crate) fn nofm_gemv(w: &NofM, x: &[f32], y: &mut [f32]) {
-    for (r, y) in y.iter_mut().enumerate() {
-        *y = w.row(r).map(|(c, w)| w * x[c]).sum();
-    }
+/// Reads `out.len() - 32` codes of `bits` bits.
+pub(crate) fn codes(codes: &[u8], bits: usize, out: &mut [u16]) {
+    // Columns of groups of width zero are the codes themselves.
+    batch_simd::code_columns(batch_simd::Isa::detect(), codes, bits, (32, 0), out);
 }

@@ -300,7 +300,12 @@ impl Compress {
         })
     }
 
-    fn calibration(&self, tokenizer: &Tokenizer, config: &ModelConfig, context: &Context) -> Result<Calibration> {
+    fn calibration(
+        &self,
+        tokenizer: &Tokenizer,
+        config: &ModelConfig,
+        context: &Context,
+    ) -> Result<Calibration> {
         let documents = match (&self.documents, &self.calibration) {
             (Some((calibration, _)), _) => calibration.clone(),
             (None, Some(path)) => sparseland_data::read_documents(path)?,
@@ -352,7 +357,13 @@ impl Compress {
         Ok((plan, uniform))
     }
 
-    fn measure(&self, checkpoint: &Checkpoint, text: &[String], stage: &str, context: &Context) -> Result<Option<Measured>> {
+    fn measure(
+        &self,
+        checkpoint: &Checkpoint,
+        text: &[String],
+        stage: &str,
+        context: &Context,
+    ) -> Result<Option<Measured>> {
         if self.no_eval {
             return Ok(None);
         }
@@ -360,10 +371,17 @@ impl Compress {
         Ok(Some(measure(checkpoint, text, stage, context)?))
     }
 
-    fn measure_uniform(&self, run: &Run<'_>, plan: &Plan, text: &[String], context: &Context) -> Result<Measured> {
+    fn measure_uniform(
+        &self,
+        run: &Run<'_>,
+        plan: &Plan,
+        text: &[String],
+        context: &Context,
+    ) -> Result<Measured> {
         let dir = self.out.join(".uniform");
         run.build(plan, "uniform", &dir, context)?;
-        let measured = model::quality(&Checkpoint::open(&dir)?, text, "measuring uniform allocation", context);
+        let measured =
+            model::quality(&Checkpoint::open(&dir)?, text, "measuring uniform allocation", context);
         std::fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         measured
     }

@@ -64,12 +64,13 @@ impl Generate {
             super::print_text(&self.prompt)?;
         }
         let mut failed = Ok(());
-        let outcome = generate(&decoder, &tokenizer, &self.prompt, self.tokens, &sampler, context, &mut |piece| {
-            text.push_str(piece);
-            if live && failed.is_ok() {
-                failed = super::print_text(piece).and_then(|()| Ok(std::io::stdout().flush()?));
-            }
-        })?;
+        let outcome =
+            generate(&decoder, &tokenizer, &self.prompt, self.tokens, &sampler, context, &mut |piece| {
+                text.push_str(piece);
+                if live && failed.is_ok() {
+                    failed = super::print_text(piece).and_then(|()| Ok(std::io::stdout().flush()?));
+                }
+            })?;
         failed?;
         let report = Report {
             model: name,

@@ -88,7 +88,8 @@ impl Inspect {
                 }),
             }
         }
-        let architecture = checkpoint.config().get("model_type").and_then(|v| v.as_str()).unwrap_or("unknown");
+        let architecture =
+            checkpoint.config().get("model_type").and_then(|v| v.as_str()).unwrap_or("unknown");
         let report = Report {
             model: name,
             architecture: architecture.to_owned(),

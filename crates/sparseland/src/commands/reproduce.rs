@@ -35,12 +35,16 @@ impl Reproduce {
         let built_in = match self.slug.as_str() {
             "rocket" => rocket::CONFIG,
             other => match registry::find(other) {
-                Some(_) => bail!("{other} has no acceptance experiment of its own; it is a baseline of `reproduce rocket`"),
+                Some(_) => bail!(
+                    "{other} has no acceptance experiment of its own; it is a baseline of `reproduce rocket`"
+                ),
                 None => bail!("no method is called {other:?}; `sparseland methods` lists them"),
             },
         };
         let text = match &self.config {
-            Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
+            Some(path) => {
+                std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
+            }
             None => built_in.to_owned(),
         };
         let record = rocket::run(&parse(&text)?, context)?;

@@ -10,30 +10,36 @@ use crate::problem::{Errors, FactorShape, Factors, ratio};
 const RIDGE_FLOOR: f64 = 1e-6;
 
 /// A factorisation in the eigenbasis: `C ~ D' S`.
+#[derive(Debug, Clone)]
 pub(crate) struct Fit {
     /// `Sᵀ: d2 x k`, zeros outside the support.
     pub(crate) coefficients: Mat<f64>,
     /// `D'ᵀ: k x r`.
     pub(crate) dictionary: Mat<f64>,
+    /// `S Sᵀ: k x k`.
+    pub(crate) gram: Mat<f64>,
+    /// `S Cᵀ: k x r`.
+    pub(crate) cross: Mat<f64>,
 }
 
 /// Steps 2 and 3 of the method.
 pub(crate) fn fit(basis: &Basis, shape: FactorShape, rocket: &Rocket) -> Result<Fit, CompressError> {
     let coefficients = select(basis, shape, rocket);
-    let dictionary = if shape.s == shape.k {
-        // Nothing was left out: C_k with the leading eigenvectors is optimal, the ridge would only hurt.
-        Mat::from_fn(shape.k, basis.coefficients.cols(), |i, j| f64::from(u8::from(i == j)))
-    } else {
-        refit(basis, &coefficients, rocket.ridge)?
-    };
-    Ok(Fit { coefficients, dictionary })
+    let identity = Mat::from_fn(shape.k, basis.coefficients.cols, |i, j| f64::from(u8::from(i == j)));
+    let mut fit = Fit::new(basis, coefficients, identity)?;
+    // With dense coefficients nothing was left out: the leading eigenvectors are optimal, the ridge would
+    // only hurt.
+    if shape.s < shape.k {
+        fit.refit(rocket.ridge)?;
+    }
+    Ok(fit)
 }
 
 /// `Sᵀ`: the chosen entries of `C_k` (transposed), at most `s * d2` of them.
 ///
 /// Ties are broken by position, so the result is a function of its input alone.
 fn select(basis: &Basis, FactorShape { k, s }: FactorShape, rocket: &Rocket) -> Mat<f64> {
-    let d2 = basis.coefficients.rows();
+    let d2 = basis.coefficients.rows;
     let row = |j: usize| &basis.coefficients.row(j)[..k];
     if s == k {
         return Mat::from_fn(d2, k, |j, i| row(j)[i]);
@@ -55,7 +61,7 @@ fn select(basis: &Basis, FactorShape { k, s }: FactorShape, rocket: &Rocket) -> 
             order.select_nth_unstable_by(keep, |&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
         }
         for &i in &order[..keep] {
-            selected[(j, i)] = c[i];
+            selected.row_mut(j)[i] = c[i];
         }
         if refill > 0 {
             let candidates = order[keep..].iter().filter(|&&i| c[i] != 0.0);
@@ -69,39 +75,46 @@ fn select(basis: &Basis, FactorShape { k, s }: FactorShape, rocket: &Rocket) -> 
         }
         for &(_, flat) in &left_out[..refill] {
             let (j, i) = (flat as usize / k, flat as usize % k);
-            selected[(j, i)] = row(j)[i];
+            selected.row_mut(j)[i] = row(j)[i];
         }
     }
     selected
 }
 
-/// `D'ᵀ = (S Sᵀ + eps I)⁻¹ S Cᵀ`.
-fn refit(basis: &Basis, coefficients: &Mat<f64>, ridge: f64) -> Result<Mat<f64>, CompressError> {
-    let mut gram = matmul_transposed_left(coefficients, coefficients)?;
-    let k = gram.rows();
-    let trace: f64 = (0..k).map(|i| gram[(i, i)]).sum();
-    let eps = (ridge * trace / k as f64).max(RIDGE_FLOOR.min(ridge));
-    for i in 0..k {
-        gram[(i, i)] += eps;
-    }
-    let right = matmul_transposed_left(coefficients, &basis.coefficients)?;
-    Ok(solve_spd(&gram, &right)?)
-}
-
 impl Fit {
+    pub(crate) fn new(
+        basis: &Basis,
+        coefficients: Mat<f64>,
+        dictionary: Mat<f64>,
+    ) -> Result<Self, CompressError> {
+        let gram = matmul_transposed_left(&coefficients, &coefficients)?;
+        let cross = matmul_transposed_left(&coefficients, &basis.coefficients)?;
+        Ok(Self { coefficients, dictionary, gram, cross })
+    }
+
+    /// `D'ᵀ = (S Sᵀ + eps I)⁻¹ S Cᵀ`.
+    fn refit(&mut self, ridge: f64) -> Result<(), CompressError> {
+        let mut damped = self.gram.clone();
+        let k = damped.rows;
+        let trace: f64 = (0..k).map(|i| damped.at(i, i)).sum();
+        let eps = (ridge * trace / k as f64).max(RIDGE_FLOOR.min(ridge));
+        (0..k).for_each(|i| damped.data[i * k + i] += eps);
+        self.dictionary = solve_spd(&damped, &self.cross)?;
+        Ok(())
+    }
+
     /// Both relative errors, from `r x k` products alone:
     /// `||C - D'S||² = ||C||² - 2 <D', C Sᵀ> + <D' S Sᵀ, D'>`, and the same with `AᵀA` in between for
     /// `||A (C - D'S)||² = ||W - D S||²`.
     pub(crate) fn errors(&self, basis: &Basis) -> Result<Errors, CompressError> {
-        let gram = matmul_transposed_left(&self.coefficients, &self.coefficients)?;
-        let cross = matmul_transposed_left(&self.coefficients, &basis.coefficients)?;
-        let fitted = matmul(&gram, &self.dictionary)?;
+        let fitted = matmul(&self.gram, &self.dictionary)?;
         let seen = matmul(&self.dictionary, &basis.atoms_gram)?;
         let sum = |d: &Mat<f64>| {
-            let terms = d.as_slice().iter().zip(fitted.as_slice()).zip(cross.as_slice());
+            let terms = d.data.iter().zip(&fitted.data).zip(&self.cross.data);
             terms.map(|((d, f), c)| d * (f - 2.0 * c)).sum::<f64>()
         };
-        let error = |energy: f64, d: &Mat<f64>| ratio((energy + sum(d)).max(0.0).sqrt(), energy.sqrt());
+        let error =
+            |energy: f64, d: &Mat<f64>| -> f64 { ratio((energy + sum(d)).max(0.0).sqrt(), energy.sqrt()) };
         Ok(Errors {
             weight: error(basis.weight_energy, &seen),
             output: error(basis.output_energy, &self.dictionary),

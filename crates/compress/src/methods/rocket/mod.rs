@@ -35,19 +35,19 @@ mod refine;
 
 use sparseland_linalg::{Mat, matmul_transposed_left, svd};
 
-use crate::problem::{
-    Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer,
-};
 use crate::CompressError;
+use crate::problem::{Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer};
 
 /// The parameters of the factorisation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rocket {
-    /// Weight of the whitening norms in the first selection, in `[0, 1]` (official code: 0.5).
+    /// Weight of the whitening norms in the selection, in `[0, 1]` (official code: 0.5; ours: 0, which
+    /// has the smaller output error on every kind of weight tried and the same bits per byte).
     pub importance: f64,
-    /// Share of all entries re-activated globally (official code: 0.005).
+    /// Share of all entries chosen globally instead of per column (official code: 0.005; ours: 0.05).
     pub refill: f64,
-    /// Ridge of the dictionary refit relative to `tr(S Sᵀ) / k` (official code: 1e-3).
+    /// Ridge of the dictionary refit relative to `tr(S Sᵀ) / k` (official code: 1e-3; ours: 1e-6, since
+    /// the trailing atoms carry far less than the mean energy and a large ridge shrinks them away).
     pub ridge: f64,
     /// Steps of Adam on the fixed support (official sample configuration: 100; ours: 0).
     pub refine_steps: usize,
@@ -58,9 +58,9 @@ pub struct Rocket {
 impl Default for Rocket {
     fn default() -> Self {
         Self {
-            importance: 0.5,
-            refill: 0.005,
-            ridge: 1e-3,
+            importance: 0.0,
+            refill: 0.05,
+            ridge: 1e-6,
             refine_steps: 0,
             rho_grid: (10..=30).map(|i| f64::from(i) / 10.0).collect(),
         }
@@ -107,10 +107,10 @@ impl Basis {
         let whitener = problem.whitener()?;
         let svd = svd(&whitener.apply(&problem.weight)?)?;
         let atoms = whitener.solve(&svd.u)?;
-        let coefficients = Mat::from_fn(svd.vt.cols(), svd.s.len(), |j, i| svd.vt[(i, j)] * svd.s[i]);
+        let coefficients = Mat::from_fn(svd.vt.cols, svd.s.len(), |j, i| svd.vt.at(i, j) * svd.s[i]);
         let atoms_gram = matmul_transposed_left(&atoms, &atoms)?;
-        let lengths = (0..atoms_gram.rows()).map(|i| atoms_gram[(i, i)].max(0.0).sqrt()).collect();
-        let energy = |a: &Mat<f64>| a.as_slice().iter().map(|v| v * v).sum();
+        let lengths = (0..atoms_gram.rows).map(|i| atoms_gram.at(i, i).max(0.0).sqrt()).collect();
+        let energy = |a: &Mat<f64>| a.data.iter().map(|v| v * v).sum();
         Ok(Self {
             output_energy: energy(&coefficients),
             weight_energy: energy(&problem.weight),
@@ -122,7 +122,7 @@ impl Basis {
     }
 
     fn sides(&self) -> (usize, usize) {
-        (self.atoms.rows(), self.coefficients.rows())
+        (self.atoms.rows, self.coefficients.rows)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Optional refinement: Adam on both factors with the support fixed (official code: 100 steps).
 
-use sparseland_linalg::{Mat, matmul, matmul_transposed_left, matmul_transposed_right};
+use sparseland_linalg::{Mat, matmul, matmul_transposed_right};
 
 use super::Basis;
 use super::factorize::Fit;
@@ -40,24 +40,23 @@ impl Moments {
 /// The loss equals the paper's, whose factors differ by a rotation of the dictionary; Adam is not
 /// rotation invariant, so its path differs from the official code's.
 pub(crate) fn adam(basis: &Basis, start: Fit, steps: usize) -> Result<Fit, CompressError> {
-    let mut fit = Fit { coefficients: start.coefficients.clone(), dictionary: start.dictionary.clone() };
+    let mut fit = start.clone();
     let scale = 2.0 / basis.output_energy.max(f64::MIN_POSITIVE);
-    let mut for_dictionary = Moments::new(fit.dictionary.as_slice().len());
-    let mut for_coefficients = Moments::new(fit.coefficients.as_slice().len());
+    let mut for_dictionary = Moments::new(fit.dictionary.data.len());
+    let mut for_coefficients = Moments::new(fit.coefficients.data.len());
     let scaled = |a: Mat<f64>, b: &Mat<f64>| -> Vec<f64> {
-        a.as_slice().iter().zip(b.as_slice()).map(|(a, b)| scale * (a - b)).collect()
+        a.data.iter().zip(&b.data).map(|(a, b)| scale * (a - b)).collect()
     };
     for step in 1..=steps as i32 {
-        // R = Sᵀ-form residual; gradients: S (SᵀD'ᵀ - Cᵀ) for D'ᵀ and (SᵀD'ᵀ - Cᵀ) D' for Sᵀ.
-        let gram = matmul_transposed_left(&fit.coefficients, &fit.coefficients)?;
-        let cross = matmul_transposed_left(&fit.coefficients, &basis.coefficients)?;
-        let by_dictionary = scaled(matmul(&gram, &fit.dictionary)?, &cross);
+        // Gradients: S (SᵀD'ᵀ - Cᵀ) for D'ᵀ and (SᵀD'ᵀ - Cᵀ) D' for Sᵀ.
+        let by_dictionary = scaled(matmul(&fit.gram, &fit.dictionary)?, &fit.cross);
         let inner = matmul_transposed_right(&fit.dictionary, &fit.dictionary)?;
         let target = matmul_transposed_right(&basis.coefficients, &fit.dictionary)?;
         let by_coefficients = scaled(matmul(&fit.coefficients, &inner)?, &target);
-        for_dictionary.step(fit.dictionary.as_mut_slice(), &by_dictionary, step, |_| true);
+        for_dictionary.step(&mut fit.dictionary.data, &by_dictionary, step, |_| true);
         // A coefficient that reaches exactly 0 has left the support and stays there.
-        for_coefficients.step(fit.coefficients.as_mut_slice(), &by_coefficients, step, |v| v != 0.0);
+        for_coefficients.step(&mut fit.coefficients.data, &by_coefficients, step, |v| v != 0.0);
+        fit = Fit::new(basis, fit.coefficients, fit.dictionary)?;
     }
     let better = fit.errors(basis)?.weight < start.errors(basis)?.weight;
     Ok(if better { fit } else { start })

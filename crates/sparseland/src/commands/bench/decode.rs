@@ -144,7 +144,9 @@ impl Decode {
                 let (rows, cols) = (weight.rows(), weight.cols());
                 let mut random = |rows: usize, cols: usize, density: f64| -> Vec<f32> {
                     (0..rows * cols)
-                        .map(|_| if rng.random_bool(density) { rng.random_range(-0.02f32..0.02) } else { 0.0 })
+                        .map(
+                            |_| if rng.random_bool(density) { rng.random_range(-0.02f32..0.02) } else { 0.0 },
+                        )
                         .collect()
                 };
                 let density = 1.0 - self.remove;
@@ -168,7 +170,8 @@ impl Decode {
                         let rho = if structure == "low-rank" { 1.0 } else { 2.0 };
                         let dense = Layout::Dense { rows, cols, values };
                         let whole = cost(&dense, Accounting::Params) as f64;
-                        let limit = Limit { cost: (density * whole) as u64, accounting: Accounting::Params, values };
+                        let limit =
+                            Limit { cost: (density * whole) as u64, accounting: Accounting::Params, values };
                         let Some(shape) = FactorShape::fitting((cols, rows), rho, limit) else { continue };
                         let right = Dense::from_f32(shape.k, cols, &random(shape.k, cols, 1.0), values);
                         let left: Matrix = if shape.s == shape.k {

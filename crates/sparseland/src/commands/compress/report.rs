@@ -172,7 +172,14 @@ impl Report {
     }
 
     /// Adds what is known only at the end.
-    pub(super) fn timed(mut self, compression: f64, whole: f64, peak: u64, threads: usize, seed: u64) -> Self {
+    pub(super) fn timed(
+        mut self,
+        compression: f64,
+        whole: f64,
+        peak: u64,
+        threads: usize,
+        seed: u64,
+    ) -> Self {
         (self.compression_seconds, self.seconds, self.peak_rss_bytes) = (compression, whole, peak);
         (self.threads, self.seed) = (threads, seed);
         self
@@ -203,13 +210,17 @@ impl Report {
                 row("  with uniform allocation", String::new(), format!("{uniform:.4}"), change(a, uniform));
             }
         }
-        if let (Some(a), Some(b)) = (self.decode_tokens_per_second_before, self.decode_tokens_per_second_after) {
+        if let (Some(a), Some(b)) =
+            (self.decode_tokens_per_second_before, self.decode_tokens_per_second_after)
+        {
             row("decode tokens per second", format!("{a:.0}"), format!("{b:.0}"), change(a, b));
         }
         let gap = if self.objective > 0.0 { 100.0 * (1.0 - self.lower_bound / self.objective) } else { 0.0 };
         let certificate = match self.allocation.as_str() {
-            "uniform" => format!("objective {:.6e}; the best plan under this budget reaches", self.objective)
-                + &format!(" no less than {:.6e}", self.lower_bound),
+            "uniform" => {
+                format!("objective {:.6e}; the best plan under this budget reaches", self.objective)
+                    + &format!(" no less than {:.6e}", self.lower_bound)
+            }
             _ => format!("objective {:.6e}, within {gap:.3} % of the lower bound", self.objective),
         };
         format!(
