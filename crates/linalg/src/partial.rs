@@ -50,7 +50,7 @@ pub fn svd_partial<T: Scalar>(a: &dyn Operator<T>, k: usize) -> Result<Svd<T>, L
         return Ok(Svd { u: Mat::zeros(m, 0), s: Vec::new(), vt: Mat::zeros(0, n) });
     }
     // A multiple of the block, at least one block more than the kept vectors.
-    let dim = (std::env::var("PD").unwrap().parse::<usize>().unwrap() * k/2 + 4 * BLOCK).next_multiple_of(BLOCK);
+    let dim = (2 * k + 4 * BLOCK).next_multiple_of(BLOCK);
     if 2 * dim > m.min(n) {
         let dense = if n <= m {
             checked_apply(OPERATION, a, &Mat::identity(n), false)?
@@ -109,7 +109,7 @@ impl Lanczos {
             let limit = TOLERANCE * self.epsilon * small.s[0];
             converged = (0..k).take_while(|&i| residual(i) <= limit).count();
             // Half-way between k and the full basis, in whole blocks so that the basis fills exactly.
-            let keep = if converged == k { k } else { (k + (dim - k) * std::env::var("PK").unwrap().parse::<usize>().unwrap()/100) / BLOCK * BLOCK };
+            let keep = if converged == k { k } else { (k + (dim - k) / 2) / BLOCK * BLOCK };
             let residual_block = self.right.data.split_off(dim * n);
             self.right.rows = dim;
             let left = multiply(&small.u.leading_columns(keep), true, &self.left, false);

@@ -100,7 +100,14 @@ pub(crate) fn attend(
         let mut scores = vec![0.0; position + 1 - earliest(position)];
         for h in 0..heads {
             let (keys, values) = cache.head(h / group, earliest(position), position + 1);
-            attend_one(&queries[h * d..(h + 1) * d], keys, values, scale, &mut scores, &mut out[h * d..(h + 1) * d]);
+            attend_one(
+                &queries[h * d..(h + 1) * d],
+                keys,
+                values,
+                scale,
+                &mut scores,
+                &mut out[h * d..(h + 1) * d],
+            );
         }
         return;
     }

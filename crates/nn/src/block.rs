@@ -62,7 +62,12 @@ impl Block {
     ///
     /// # Errors
     /// If a tensor is missing, misshapen, damaged or not finite.
-    pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, index: usize, options: &LoadOptions) -> Result<Self, NnError> {
+    pub fn load(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        index: usize,
+        options: &LoadOptions,
+    ) -> Result<Self, NnError> {
         let structure = Structure::read(checkpoint.config())?;
         Self::load_structured(checkpoint, config, &structure, index, options)
     }
@@ -75,7 +80,9 @@ impl Block {
         options: &LoadOptions,
     ) -> Result<Self, NnError> {
         let load = |site: LinearSite| site.load(checkpoint, config, structure, index, options);
-        let norm = |name: &str, width| load_vector(checkpoint, &format!("model.layers.{index}.{name}.weight"), width);
+        let norm = |name: &str, width| {
+            load_vector(checkpoint, &format!("model.layers.{index}.{name}.weight"), width)
+        };
         let head_norms = match config.architecture {
             Architecture::Qwen3 => {
                 Some((norm("self_attn.q_norm", config.head_dim)?, norm("self_attn.k_norm", config.head_dim)?))

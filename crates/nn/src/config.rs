@@ -140,7 +140,8 @@ impl<'a> Keys<'a> {
     fn size(&self, key: &str) -> Result<Option<usize>, NnError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let size = value.as_u64().map(|v| v as usize).filter(|&v| v > 0 && v <= LIMIT);
-        size.map(Some).ok_or_else(|| NnError::Config(format!("`{key}` is {value}, not a size from 1 to {LIMIT}")))
+        size.map(Some)
+            .ok_or_else(|| NnError::Config(format!("`{key}` is {value}, not a size from 1 to {LIMIT}")))
     }
 
     fn required(&self, key: &str) -> Result<usize, NnError> {
@@ -155,7 +156,11 @@ impl<'a> Keys<'a> {
 
     fn positive(&self, key: &str, default: f64) -> Result<f64, NnError> {
         let value = self.real(key)?.unwrap_or(default);
-        if value > 0.0 { Ok(value) } else { Err(NnError::Config(format!("`{key}` is {value}, not positive"))) }
+        if value > 0.0 {
+            Ok(value)
+        } else {
+            Err(NnError::Config(format!("`{key}` is {value}, not positive")))
+        }
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool, NnError> {
@@ -209,16 +214,24 @@ impl ModelConfig {
         let heads = keys.required("num_attention_heads")?;
         let num_key_value_heads = keys.size("num_key_value_heads")?.unwrap_or(heads);
         if !heads.is_multiple_of(num_key_value_heads) {
-            return Err(NnError::Config(format!("{heads} heads do not share {num_key_value_heads} key/value heads")));
+            return Err(NnError::Config(format!(
+                "{heads} heads do not share {num_key_value_heads} key/value heads"
+            )));
         }
         let default_head = match architecture {
             Architecture::Qwen3 => 128,
             _ if hidden_size.is_multiple_of(heads) => hidden_size / heads,
-            _ => return Err(NnError::Config(format!("`hidden_size` {hidden_size} is no multiple of {heads} heads"))),
+            _ => {
+                return Err(NnError::Config(format!(
+                    "`hidden_size` {hidden_size} is no multiple of {heads} heads"
+                )));
+            }
         };
         let head_dim = keys.size("head_dim")?.unwrap_or(default_head);
         if !head_dim.is_multiple_of(2) {
-            return Err(NnError::Config(format!("`head_dim` is {head_dim}; rotary embeddings need an even one")));
+            return Err(NnError::Config(format!(
+                "`head_dim` is {head_dim}; rotary embeddings need an even one"
+            )));
         }
         let layers = keys.required("num_hidden_layers")?;
         let max_position_embeddings = keys.size("max_position_embeddings")?.unwrap_or(2048);
@@ -246,7 +259,9 @@ impl ModelConfig {
             activation: match keys.text("hidden_act").unwrap_or("silu") {
                 "silu" | "swish" => Activation::Silu,
                 "gelu_pytorch_tanh" | "gelu_new" => Activation::GeluTanh,
-                other => return Err(NnError::Config(format!("`hidden_act` {other:?} is not known; silu is"))),
+                other => {
+                    return Err(NnError::Config(format!("`hidden_act` {other:?} is not known; silu is")));
+                }
             },
             rope_theta,
             rope_scaling,
@@ -312,11 +327,13 @@ fn rope(keys: &Keys<'_>, context: usize) -> Result<(f64, RopeScaling), NnError> 
                 None => context as f64 / original as f64,
             };
             let get = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-            let attention = match (inner.real("attention_factor")?, inner.real("mscale")?, inner.real("mscale_all_dim")?) {
-                (Some(attention), ..) => attention,
-                (None, Some(scale), Some(all)) if scale != 0.0 && all != 0.0 => get(scale) / get(all),
-                _ => get(1.0),
-            };
+            let attention =
+                match (inner.real("attention_factor")?, inner.real("mscale")?, inner.real("mscale_all_dim")?)
+                {
+                    (Some(attention), ..) => attention,
+                    (None, Some(scale), Some(all)) if scale != 0.0 && all != 0.0 => get(scale) / get(all),
+                    _ => get(1.0),
+                };
             RopeScaling::Yarn {
                 factor,
                 beta_fast: inner.positive("beta_fast", 32.0)?,
@@ -335,7 +352,11 @@ fn rope(keys: &Keys<'_>, context: usize) -> Result<(f64, RopeScaling), NnError> 
     Ok((theta, scaling))
 }
 
-fn windows(keys: &Keys<'_>, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>, NnError> {
+fn windows(
+    keys: &Keys<'_>,
+    architecture: Architecture,
+    layers: usize,
+) -> Result<Vec<Option<usize>>, NnError> {
     let window = match architecture {
         Architecture::Llama => None,
         Architecture::Mistral => keys.size("sliding_window")?,
@@ -348,7 +369,10 @@ fn windows(keys: &Keys<'_>, architecture: Architecture, layers: usize) -> Result
         && architecture != Architecture::Mistral
     {
         if types.len() != layers {
-            return Err(NnError::Config(format!("`layer_types` has {} entries for {layers} blocks", types.len())));
+            return Err(NnError::Config(format!(
+                "`layer_types` has {} entries for {layers} blocks",
+                types.len()
+            )));
         }
         return types
             .iter()

@@ -74,7 +74,11 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn load_with(checkpoint: &Checkpoint, options: &LoadOptions, context: &Context) -> Result<Self, NnError> {
+    pub fn load_with(
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        context: &Context,
+    ) -> Result<Self, NnError> {
         let config = ModelConfig::from_checkpoint(checkpoint)?;
         let structure = Structure::read(checkpoint.config())?;
         context.report(Event::Stage { name: "loading", total: config.num_hidden_layers });
@@ -117,7 +121,10 @@ impl Decoder {
 
     /// Bytes of all weights as stored: what one decoded token reads at least.
     pub fn stored_bytes(&self) -> u64 {
-        let blocks = self.blocks.iter().flat_map(|b| crate::LinearSite::ALL.map(|s| b.linear(s).weight.stored_bytes()));
+        let blocks = self
+            .blocks
+            .iter()
+            .flat_map(|b| crate::LinearSite::ALL.map(|s| b.linear(s).weight.stored_bytes()));
         let head = self.head.as_ref().map_or(0, |h| h.weight.stored_bytes());
         blocks.sum::<u64>() + head + self.embedding.stored_bytes()
     }
@@ -236,4 +243,3 @@ pub fn embed<'a>(
         Ok(states)
     }))
 }
-

@@ -20,7 +20,9 @@ pub enum NnError {
     #[error("tokenizer.json: {0}")]
     Tokenizer(String),
     /// A token that the model does not know.
-    #[error("token {token} is outside the vocabulary of {vocabulary}; tokenizer.json belongs to another model")]
+    #[error(
+        "token {token} is outside the vocabulary of {vocabulary}; tokenizer.json belongs to another model"
+    )]
     Token {
         /// The token.
         token: u32,
@@ -28,7 +30,9 @@ pub enum NnError {
         vocabulary: usize,
     },
     /// More tokens than the model's context.
-    #[error("{tokens} tokens exceed the model's context of {context}; shorten the prompt or ask for fewer tokens")]
+    #[error(
+        "{tokens} tokens exceed the model's context of {context}; shorten the prompt or ask for fewer tokens"
+    )]
     Context {
         /// Tokens asked for.
         tokens: usize,

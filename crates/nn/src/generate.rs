@@ -32,7 +32,10 @@ impl Sampler {
     /// Refuses settings that mean nothing.
     fn check(&self) -> Result<(), NnError> {
         if !self.temperature.is_finite() || self.temperature < 0.0 {
-            return Err(NnError::Sampler(format!("temperature {} is not a number from 0 up", self.temperature)));
+            return Err(NnError::Sampler(format!(
+                "temperature {} is not a number from 0 up",
+                self.temperature
+            )));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(NnError::Sampler(format!("top-p {} is not in (0, 1]", self.top_p)));

@@ -18,7 +18,11 @@ pub struct Linear {
 impl Linear {
     /// `Y = X Wᵀ + b` for `batch` rows.
     pub fn forward(&self, x: &[f32], batch: usize, y: &mut [f32]) {
-        if batch == 1 { self.weight.apply(x, y) } else { self.weight.apply_batch(x, batch, y) }
+        if batch == 1 {
+            self.weight.apply(x, y)
+        } else {
+            self.weight.apply_batch(x, batch, y)
+        }
         if let Some(bias) = &self.bias {
             for row in y.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
@@ -145,7 +149,11 @@ impl LinearSite {
                 }
             }
         };
-        let bias = if self.has_bias(config) { Some(load_vector(checkpoint, &format!("{name}.bias"), rows)?) } else { None };
+        let bias = if self.has_bias(config) {
+            Some(load_vector(checkpoint, &format!("{name}.bias"), rows)?)
+        } else {
+            None
+        };
         Ok(Linear { weight, bias })
     }
 }
@@ -157,7 +165,12 @@ pub(crate) fn load_vector(checkpoint: &Checkpoint, name: &str, length: usize) ->
 }
 
 /// Reads a dense matrix in its stored type, checked to be finite.
-pub(crate) fn load_dense(checkpoint: &Checkpoint, name: &str, rows: usize, cols: usize) -> Result<Dense, NnError> {
+pub(crate) fn load_dense(
+    checkpoint: &Checkpoint,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<Dense, NnError> {
     let info = checkpoint.expect_shape(name, &[rows, cols])?;
     let values = match info.dtype {
         DType::BF16 => {
@@ -177,7 +190,12 @@ pub(crate) fn load_dense(checkpoint: &Checkpoint, name: &str, rows: usize, cols:
     Ok(Dense::from_values(rows, cols, values))
 }
 
-fn check_finite<T: Copy>(checkpoint: &Checkpoint, name: &str, values: &[T], finite: impl Fn(T) -> bool) -> Result<(), NnError> {
+fn check_finite<T: Copy>(
+    checkpoint: &Checkpoint,
+    name: &str,
+    values: &[T],
+    finite: impl Fn(T) -> bool,
+) -> Result<(), NnError> {
     if values.iter().all(|&v| finite(v)) {
         return Ok(());
     }

@@ -71,7 +71,13 @@ pub fn score(
             let mut windows = Vec::new();
             for document in documents {
                 let encoding = tokenizer.encode(document, false)?;
-                windows.extend(rolling_windows(&encoding.ids, &encoding.ends, prefix, length.max(1), document));
+                windows.extend(rolling_windows(
+                    &encoding.ids,
+                    &encoding.ends,
+                    prefix,
+                    length.max(1),
+                    document,
+                ));
             }
             windows
         }
@@ -94,7 +100,9 @@ pub fn score(
     for (done, window) in windows.iter().enumerate() {
         context.check_cancelled()?;
         let nll = context.install(|| window_nll(decoder, window, &mut workspace))?;
-        total.merge(&LanguageModelScore::new(window.predicted as u64, window.bytes, nll).with_words(window.words));
+        total.merge(
+            &LanguageModelScore::new(window.predicted as u64, window.bytes, nll).with_words(window.words),
+        );
         context.report(Event::Step { done: done + 1, message: "" });
     }
     Ok(total)

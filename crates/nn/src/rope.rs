@@ -66,12 +66,16 @@ impl Rotary {
 /// The frequencies `f_i` for a sequence of `length`, and the scale of queries and keys.
 fn frequencies(config: &ModelConfig, length: usize) -> (Vec<f32>, f32) {
     let d = config.head_dim as f64;
-    let plain = |theta: f64| -> Vec<f64> { (0..config.head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d)).collect() };
+    let plain = |theta: f64| -> Vec<f64> {
+        (0..config.head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / d)).collect()
+    };
     let theta = config.rope_theta;
     let narrow = |f: Vec<f64>| f.into_iter().map(|f| f as f32).collect::<Vec<f32>>();
     match config.rope_scaling {
         RopeScaling::Default => (narrow(plain(theta)), 1.0),
-        RopeScaling::Linear { factor } => (narrow(plain(theta).into_iter().map(|f| f / factor).collect()), 1.0),
+        RopeScaling::Linear { factor } => {
+            (narrow(plain(theta).into_iter().map(|f| f / factor).collect()), 1.0)
+        }
         RopeScaling::Dynamic { factor, original } => {
             let ratio = length.max(original) as f64 / original as f64;
             let stretched = theta * (factor * ratio - (factor - 1.0)).powf(d / (d - 2.0));

@@ -51,7 +51,9 @@ impl Structure {
         if let Some(version) = section.get("version").and_then(Value::as_u64)
             && version != u64::from(VERSION)
         {
-            return Err(NnError::Config(format!("`{KEY}` has version {version}; this program reads {VERSION}")));
+            return Err(NnError::Config(format!(
+                "`{KEY}` has version {version}; this program reads {VERSION}"
+            )));
         }
         serde_json::from_value(section.clone()).map_err(|e| NnError::Config(format!("`{KEY}`: {e}")))
     }
@@ -84,7 +86,11 @@ pub fn part_spec(part: &Part) -> TensorSpec {
 ///
 /// # Errors
 /// If a part is missing, of another type or shape, damaged, or holds NaN or infinity.
-pub fn read_matrix(source: &(impl TensorSource + ?Sized), name: &str, layout: &Layout) -> Result<Matrix, NnError> {
+pub fn read_matrix(
+    source: &(impl TensorSource + ?Sized),
+    name: &str,
+    layout: &Layout,
+) -> Result<Matrix, NnError> {
     let mut read = |part: &str| -> Result<Option<Part>, MatrixError> {
         let Some(info) = source.find(part) else { return Ok(None) };
         let kind = match info.dtype {
@@ -96,7 +102,9 @@ pub fn read_matrix(source: &(impl TensorSource + ?Sized), name: &str, layout: &L
             DType::U16 => PartType::U16,
             DType::U32 => PartType::U32,
             other => {
-                return Err(MatrixError::Read(format!("tensor `{part}` has type {other:?}, which no layer uses")));
+                return Err(MatrixError::Read(format!(
+                    "tensor `{part}` has type {other:?}, which no layer uses"
+                )));
             }
         };
         let shape = info.shape.clone();

@@ -113,7 +113,8 @@ fn structured_weights_that_lose_nothing_change_nothing() {
             for (i, site) in sparseland_nn::LinearSite::ALL.into_iter().enumerate() {
                 let weight = &mut block.linear_mut(site).weight;
                 let (rows, cols, dense) = (weight.rows(), weight.cols(), weight.to_dense());
-                let identity: Vec<f32> = (0..cols * cols).map(|i| f32::from(u8::from(i / cols == i % cols))).collect();
+                let identity: Vec<f32> =
+                    (0..cols * cols).map(|i| f32::from(u8::from(i / cols == i % cols))).collect();
                 *weight = match i % 4 {
                     0 => Bitmask::from_dense(rows, cols, &dense, ValueType::F32).into(),
                     1 => Csr::from_dense(rows, cols, &dense, ValueType::F32).into(),
@@ -213,7 +214,8 @@ fn perplexities_equal_the_reference() {
     let Some(data) = data() else { return };
     let context = Context::new(0, 2).unwrap();
     let all: Value =
-        serde_json::from_slice(&std::fs::read(fixtures().join("real-models/perplexity.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(fixtures().join("real-models/perplexity.json")).unwrap())
+            .unwrap();
     let novel = |convention| {
         let checkpoint = Checkpoint::open(data.join("models/novels-10m")).unwrap();
         let decoder = Decoder::load(&checkpoint, &context).unwrap();
@@ -250,6 +252,11 @@ fn perplexities_equal_the_reference() {
         close("token_perplexity", score.perplexity());
         close("bits_per_byte", score.bits_per_byte());
         close("word_perplexity", score.word_perplexity());
-        println!("{}: perplexity {:?}, bits per byte {:?}", reference["model"], score.perplexity(), score.bits_per_byte());
+        println!(
+            "{}: perplexity {:?}, bits per byte {:?}",
+            reference["model"],
+            score.perplexity(),
+            score.bits_per_byte()
+        );
     }
 }

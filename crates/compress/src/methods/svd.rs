@@ -57,7 +57,7 @@ impl PreparedLayer for Prepared {
     }
 
     fn factors(&self, shape: FactorShape) -> Result<Factors, CompressError> {
-        Ok(split(&self.svd, shape.k, |right| Ok(right))?)
+        split(&self.svd, shape.k, Ok)
     }
 }
 

@@ -221,12 +221,28 @@ macro_rules! x86_simd {
         }
     };
 }
-x86_simd!(Zmm, __m512, 16, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps,
+x86_simd!(
+    Zmm,
+    __m512,
+    16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
     |p| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))),
     _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())),
     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
 );
-x86_simd!(Ymm, __m256, 8, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps,
+x86_simd!(
+    Ymm,
+    __m256,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
     |p| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))),
     _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())))
@@ -953,7 +969,14 @@ kernels!(SCALAR, scalar, Scalar, below_portable, widen_f16_portable);
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX2, avx2, Ymm, below_portable, widen_f16_portable, "avx2,fma,f16c,popcnt");
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, Zmm, below_avx512, widen_f16_avx512, "avx512f,avx512bw,avx512vl,avx2,fma,f16c,popcnt");
+kernels!(
+    AVX512,
+    avx512,
+    Zmm,
+    below_avx512,
+    widen_f16_avx512,
+    "avx512f,avx512bw,avx512vl,avx2,fma,f16c,popcnt"
+);
 
 impl Isa {
     pub(super) fn kernels(self) -> &'static Kernels {

@@ -174,7 +174,7 @@ impl PreparedLayer for Prepared {
         if self.rocket.refine_steps > 0 {
             fit = refine::adam(&self.basis, fit, self.rocket.refine_steps)?;
         }
-        Ok(fit.into_factors(&self.basis, shape)?)
+        fit.into_factors(&self.basis, shape)
     }
 }
 
