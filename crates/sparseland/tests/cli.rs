@@ -1,0 +1,153 @@
+//! The commands as a user runs them, on the bundled model.
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn sparseland(arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("sparseland").unwrap();
+    command.args(arguments).arg("--quiet");
+    command
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = sparseland(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs a command that must fail with exit code 2 and one line; returns the line.
+fn refused(arguments: &[&str]) -> String {
+    let output = sparseland(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn compress_writes_what_it_reports_and_the_result_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("small");
+    let out = out.to_str().unwrap();
+    let few = ["--calibration-samples", "16", "--calibration-length", "128"];
+    let mut arguments = vec!["compress", "--remove", "0.4", "--export", "dense", "--out", out, "--json"];
+    arguments.extend(few);
+    let report = json(&arguments);
+    let number = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key} is missing"));
+    assert!(number("achieved_removed_params") >= 0.4);
+    assert!(number("lower_bound") <= number("objective") * (1.0 + 1e-9));
+    assert!(number("file_bytes_after") < number("file_bytes_before"));
+    assert!((number("file_bytes_after") / number("stored_bytes_after") - 1.0).abs() < 0.01);
+    assert!(number("bits_per_byte_after") > number("bits_per_byte_before"));
+    for key in
+        ["decode_tokens_per_second_before", "decode_tokens_per_second_after", "peak_rss_bytes", "seconds"]
+    {
+        assert!(number(key) > 0.0, "{key}");
+    }
+    let on_disk = std::fs::metadata(dir.path().join("small/model.safetensors")).unwrap().len();
+    assert_eq!(on_disk as f64, number("file_bytes_after"));
+    assert!(!dir.path().join("small/.unfinished").exists());
+
+    // Read back by other processes: the same quality, for the structured and the dense form.
+    let again = json(&["eval", out, "--json"])["bits_per_byte"].as_f64().unwrap();
+    assert!((again - number("bits_per_byte_after")).abs() < 1e-6);
+    let dense = dir.path().join("small/dense");
+    let exported = json(&["eval", dense.to_str().unwrap(), "--json"])["bits_per_byte"].as_f64().unwrap();
+    assert!((exported - again).abs() < 5e-3, "{exported} {again}");
+
+    let inspected = json(&["inspect", out, "--json"]);
+    assert_eq!(inspected["stored_bytes"].as_f64().unwrap(), number("stored_bytes_after"));
+    let sum: f64 =
+        inspected["layers"].as_array().unwrap().iter().map(|l| l["stored_bytes"].as_f64().unwrap()).sum();
+    assert_eq!(sum, number("stored_bytes_after"));
+    let text = json(&["generate", out, "--prompt", "The boat", "--tokens", "5", "--json"]);
+    assert!(text["text"].as_str().unwrap().starts_with("The boat"));
+
+    // A compressed model is not compressed again.
+    assert!(
+        refused(&["compress", out, "--out", dir.path().join("twice").to_str().unwrap()]).contains("already")
+    );
+}
+
+#[test]
+fn a_stopped_run_goes_on_and_ends_with_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, stop: bool| {
+        let out = dir.path().join(name);
+        let arguments =
+            ["compress", "--no-eval", "--json", "--calibration-samples", "8", "--calibration-length", "64"];
+        let mut command = sparseland(&arguments);
+        command.arg("--out").arg(&out);
+        if stop {
+            // Killed at an arbitrary moment: whatever was finished by then is reused.
+            command.timeout(std::time::Duration::from_millis(1500));
+            let _ = command.output();
+            let mut command = sparseland(&arguments);
+            command.arg("--out").arg(&out);
+            assert!(command.output().unwrap().status.success());
+        } else {
+            assert!(command.output().unwrap().status.success());
+        }
+        std::fs::read(out.join("model.safetensors")).unwrap()
+    };
+    assert!(run("whole", false) == run("stopped", true), "the resumed file differs");
+}
+
+#[test]
+fn nothing_removed_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("same");
+    let few = ["--calibration-samples", "4", "--calibration-length", "64"];
+    let mut command = sparseland(&["compress", "--remove", "0", "--no-eval", "--json"]);
+    assert!(command.args(few).arg("--out").arg(&out).output().unwrap().status.success());
+    let original = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/model/model.safetensors");
+    use sparseland_data::{TensorFile, TensorSource};
+    let (a, b) =
+        (TensorFile::open(original).unwrap(), TensorFile::open(out.join("model.safetensors")).unwrap());
+    assert_eq!(a.names().len(), b.names().len());
+    for name in a.names() {
+        assert!(a.read(name).unwrap() == b.read(name).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn bad_input_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("empty.txt"), "").unwrap();
+    std::fs::write(path("tiny.txt"), "Hi.").unwrap();
+    let out = path("out");
+    assert!(refused(&["compress", "--remove", "1.5", "--out", &out]).contains("fraction"));
+    assert!(
+        refused(&[
+            "compress",
+            "--remove",
+            "0.97",
+            "--no-eval",
+            "--calibration-samples",
+            "2",
+            "--out",
+            &path("far")
+        ])
+        .contains("between")
+    );
+    assert!(refused(&["compress", "--calibration", &path("empty.txt"), "--out", &out]).contains("empty.txt"));
+    assert!(refused(&["compress", "--calibration", &path("tiny.txt"), "--out", &out]).contains("tokens"));
+    assert!(refused(&["compress", "--calibration", &path("none.txt"), "--out", &out]).contains("none.txt"));
+    assert!(refused(&["compress", "--out", &path("tiny.txt")]).contains("is a file"));
+    assert!(refused(&["compress", &path("no-such-model"), "--out", &out]).contains("no-such-model"));
+    assert!(refused(&["eval", dir.path().to_str().unwrap()]).contains("config.json"));
+    assert!(refused(&["methods", "nothing"]).contains("nothing"));
+    assert!(!dir.path().join("out").exists(), "a refused run left something behind");
+}
+
+#[test]
+fn machine_readable_lists_parse() {
+    let methods = json(&["methods", "--json"]);
+    for method in methods.as_array().unwrap() {
+        for key in ["slug", "family", "title", "year", "arxiv", "status", "card", "parameters"] {
+            assert!(method.get(key).is_some(), "{key}");
+        }
+    }
+    assert!(json(&["doctor", "--json"])["threads"].as_u64().unwrap() >= 1);
+}
