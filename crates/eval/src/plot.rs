@@ -3,7 +3,7 @@
 //! Hand-written because a report needs one kind of figure: a few series over one pair of axes. The
 //! text needs no fonts, scripts or style sheets. Series differ in colour (the Okabe-Ito palette,
 //! chosen for colour-blind readers), in marker and in dash pattern, so the plot survives printing in
-//! grey. Points that cannot be drawn (NaN, infinite, not positive on a logarithmic axis) are skipped,
+//! grey. Points that cannot be drawn (NaN, infinite, subnormal, not positive on a logarithmic axis) are skipped,
 //! break the line, and are counted in the legend and by [`Plot::skipped`].
 //!
 //! # Example
@@ -116,7 +116,8 @@ impl Plot {
     }
 
     fn shows(&self, (x, y): (f64, f64)) -> bool {
-        let fits = |value: f64, log: bool| value.is_finite() && (!log || value > 0.0);
+        // Axes cannot be divided among subnormal numbers.
+        let fits = |value: f64, log: bool| (value == 0.0 || value.is_normal()) && (!log || value > 0.0);
         fits(x, self.log_x) && fits(y, self.log_y)
     }
 

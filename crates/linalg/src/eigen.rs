@@ -37,6 +37,11 @@ fn check<T: Scalar>(operation: &'static str, a: &Mat<T>) -> Result<(), LinalgErr
 /// [`LinalgError::Shape`] when `a` is not square, [`LinalgError::NonFinite`], [`LinalgError::NoConvergence`].
 pub fn eigh<T: Scalar>(a: &Mat<T>) -> Result<Eigh<T>, LinalgError> {
     check("eigh", a)?;
+    if T::EPSILON > 1e-10 {
+        // In f64, as the singular values are: f32 results are then exact to rounding.
+        let d = eigh(&a.cast::<f64>())?;
+        return Ok(Eigh { values: d.values.into_iter().map(T::from_f64).collect(), vectors: d.vectors.cast() });
+    }
     let n = a.rows;
     let (mut values, vt) = T::eigh(&a.data, n, true).ok_or(LinalgError::NoConvergence {
         operation: "eigh",
@@ -59,6 +64,9 @@ pub fn eigh<T: Scalar>(a: &Mat<T>) -> Result<Eigh<T>, LinalgError> {
 /// As [`eigh`].
 pub fn eigh_values<T: Scalar>(a: &Mat<T>) -> Result<Vec<T>, LinalgError> {
     check("eigh_values", a)?;
+    if T::EPSILON > 1e-10 {
+        return Ok(eigh_values(&a.cast::<f64>())?.into_iter().map(T::from_f64).collect());
+    }
     let (mut values, _) = T::eigh(&a.data, a.rows, false).ok_or(LinalgError::NoConvergence {
         operation: "eigh_values",
         converged: 0,

@@ -78,6 +78,12 @@ const GRAM_MIN_ORDER: usize = 64;
 /// [`LinalgError::NonFinite`], [`LinalgError::NoConvergence`].
 pub fn svd<T: Scalar>(a: &Mat<T>) -> Result<Svd<T>, LinalgError> {
     a.check_finite("svd")?;
+    if T::EPSILON > 1e-10 {
+        // The f32 bidiagonalisation lost digits, and failed on values near the ends of the range.
+        let d = svd(&a.cast::<f64>())?;
+        let s = d.s.into_iter().map(T::from_f64).collect();
+        return Ok(Svd { u: d.u.cast(), s, vt: d.vt.cast() });
+    }
     let (m, n) = a.shape();
     let k = m.min(n);
     let raw = T::svd(&a.data, m, n, true).ok_or(no_convergence("svd", k))?;
@@ -92,6 +98,9 @@ pub fn svd<T: Scalar>(a: &Mat<T>) -> Result<Svd<T>, LinalgError> {
 /// As [`svd`].
 pub fn svd_values<T: Scalar>(a: &Mat<T>) -> Result<Vec<T>, LinalgError> {
     a.check_finite("svd_values")?;
+    if T::EPSILON > 1e-10 {
+        return Ok(svd_values(&a.cast::<f64>())?.into_iter().map(T::from_f64).collect());
+    }
     let raw = T::svd(&a.data, a.rows, a.cols, false);
     Ok(raw.ok_or(no_convergence("svd_values", a.rows.min(a.cols)))?.s)
 }

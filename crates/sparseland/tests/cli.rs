@@ -122,7 +122,7 @@ fn bad_input_is_refused_in_one_line() {
         refused(&[
             "compress",
             "--remove",
-            "0.97",
+            "0.9999",
             "--no-eval",
             "--calibration-samples",
             "2",
