@@ -40,7 +40,10 @@ pub fn eigh<T: Scalar>(a: &Mat<T>) -> Result<Eigh<T>, LinalgError> {
     if T::EPSILON > 1e-10 {
         // In f64, as the singular values are: f32 results are then exact to rounding.
         let d = eigh(&a.cast::<f64>())?;
-        return Ok(Eigh { values: d.values.into_iter().map(T::from_f64).collect(), vectors: d.vectors.cast() });
+        return Ok(Eigh {
+            values: d.values.into_iter().map(T::from_f64).collect(),
+            vectors: d.vectors.cast(),
+        });
     }
     let n = a.rows;
     let (mut values, vt) = T::eigh(&a.data, n, true).ok_or(LinalgError::NoConvergence {

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use sparseland_compress::CompressError;
 use sparseland_compress::allocation::{Allocation, Budget, ErrorSpace, Objective, Plan};
 use sparseland_compress::calibrate::Calibration;
 use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm::SvdLlm};
@@ -210,6 +211,9 @@ impl Compress {
     pub fn compress(&self, context: &Context) -> Result<Report> {
         let began = Instant::now();
         check_output(self.model.as_deref(), &self.out)?;
+        if !(0.0..1.0).contains(&self.remove) {
+            return Err(CompressError::Fraction(self.remove).into());
+        }
         let (checkpoint, name) = model::open(self.model.as_deref())?;
         let config = ModelConfig::from_checkpoint(&checkpoint)?;
         let structured = sparseland_nn::structure::Structure::read(checkpoint.config())?;
@@ -242,7 +246,18 @@ impl Compress {
         };
         let run = job.start(&self.out, replay.as_ref())?;
         let started = Instant::now();
-        let (plan, uniform) = self.plans(&run, replay, context)?;
+        let (plan, uniform) = match self.plans(&run, replay, context) {
+            Ok(plans) => plans,
+            Err(error) => {
+                if let Some(CompressError::Infeasible { .. }) = error.downcast_ref() {
+                    // Nothing of this run can be resumed under the budget that will be tried next.
+                    run.finish()?;
+                    // Fails where the directory holds something else, as it should.
+                    let _ = std::fs::remove_dir(&self.out);
+                }
+                return Err(error);
+            }
+        };
         let compressed = run.build(&plan, "plan", &self.out, context)?;
         let compression_seconds = started.elapsed().as_secs_f64();
         self.report_layers(&plan, &compressed, context);
