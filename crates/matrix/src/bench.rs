@@ -1,5 +1,7 @@
 //! Timings of the products, for `sparseland bench kernels` and reports.
 
+pub mod batch;
+
 use std::time::Instant;
 
 use noise::Noise;

@@ -1,6 +1,7 @@
 //! `sparseland bench`: speed and bytes, next to our own best dense kernel of the same run.
 
 mod decode;
+mod kernels;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -15,6 +16,7 @@ pub struct Bench {
 
 #[derive(Subcommand)]
 enum What {
+    Kernels(kernels::Kernels),
     Decode(decode::Decode),
 }
 
@@ -22,6 +24,7 @@ impl Bench {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match self.what {
+            What::Kernels(command) => command.run(),
             What::Decode(command) => command.run(context),
         }
     }
