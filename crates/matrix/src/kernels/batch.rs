@@ -8,10 +8,12 @@
 //! register-blocked kernel of six rows ([`GroupTile`]). Sums leave the block through a transposing
 //! copy.
 //!
-//! Work is split by blocks of rows (of W, or of its transpose) whose size depends on the shape
-//! only, and every output is summed in one order by one thread: results do not depend on the
-//! number of threads. A transposed product unpacks W and sorts it by columns in large pieces, so
-//! that the same kernels run.
+//! A transposed product unpacks W in large pieces. A large batch has them sorted by column, so that
+//! the same kernels run; a smaller one adds every weight's multiple of its panel row to sums in
+//! cache ([`ScatterTile`]), which stores more but sorts nothing.
+//!
+//! Work is split by rows of the output. Every output is summed by one thread in an order that
+//! depends on shapes and the batch only: results do not depend on the number of threads.
 
 #![allow(unsafe_code)] // calls the kernels of `batch_simd` and shares the output between threads
 
@@ -32,6 +34,9 @@ const MOST_ITEMS: usize = 1024;
 const TILE_BYTES: usize = 32 << 10;
 /// A tile of rows that share their columns is this many times larger: it is read less often.
 const SHARED_TILES: usize = 4;
+/// Below one entry in eight a tile is this many times larger and half as wide: a row has so few
+/// entries in a tile that loading and storing its sums would show, and the L2 cache serves the rest.
+const VERY_SPARSE_TILES: usize = 2;
 /// Entries of an unpacked block of rows. They stream through the cache, so that large blocks only
 /// cost memory, and every panel tile that is fetched serves more rows.
 const BLOCK_ENTRIES: usize = 240 << 10;
@@ -573,13 +578,19 @@ pub(crate) fn sparse_batch(isa: Isa, w: &dyn Rows, x: &[f32], batch: usize, y: &
     let block_rows = (BLOCK_ENTRIES * rows / w.entries()).clamp(GROUP, 480).min(rows.div_ceil(16).max(GROUP))
         / GROUP
         * GROUP;
-    let shared = shares_columns(isa, w);
+    // Vectors of a panel, and how much larger than usual its tiles are.
+    let (most, tiles) = if shares_columns(isa, w) {
+        (isa.group_vectors(), SHARED_TILES)
+    } else if w.entries() < rows * cols / 8 {
+        (MAX_VECTORS / 2, VERY_SPARSE_TILES)
+    } else {
+        (MAX_VECTORS, 1)
+    };
     let out = Output { start: y.as_mut_ptr(), stride: rows, add };
     for first_item in (0..batch).step_by(MOST_ITEMS) {
         let items = MOST_ITEMS.min(batch - first_item);
-        let most = if shared { isa.group_vectors() } else { MAX_VECTORS };
         let panel = Panel::pack(isa, &x[first_item * cols..], cols, items, cols, most);
-        let tile = tile_columns(panel.width) * if shared { SHARED_TILES } else { 1 };
+        let tile = tile_columns(panel.width) * tiles;
         each(rows.div_ceil(block_rows), |b, block: &mut Block| {
             let first = b * block_rows;
             block.unpack(isa, w, first..(first + block_rows).min(rows), tile);

@@ -737,9 +737,9 @@ unsafe fn dots<S: Simd, T: Stored, const R: usize, const B: usize>(
     }
 }
 
-/// Items that [`Kernels::dots`] takes at once.
+/// Items that [`dots`] takes at once.
 pub(super) const DOT_ITEMS: usize = 4;
-/// Rows that [`Kernels::dots`] takes at once.
+/// Rows that [`dots`] takes at once.
 pub(super) const DOT_ROWS: usize = 4;
 
 #[inline(always)]

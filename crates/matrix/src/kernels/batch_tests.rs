@@ -203,7 +203,7 @@ fn more_columns_than_sixteen_bits_name() {
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let mut rng = rand_pcg::Pcg64::seed_from_u64(9);
-    let (rows, cols, batch) = (301, 517, 37);
+    let (rows, cols, batch) = (301, 517, 150);
     let dense = data(&mut rng, rows, cols, 0.5, 1, (64, 64));
     let x: Vec<f32> = (0..batch * rows.max(cols)).map(|_| rng.random_range(-1.0f32..1.0)).collect();
     for w in [
@@ -211,7 +211,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
         Bitmask::from_dense(rows, cols, &dense, ValueType::F32).into(),
         Csc::from_dense(rows, cols, &dense, ValueType::F32).into(),
     ] {
-        for few in [5, batch] {
+        for few in [5, 37, batch] {
             let run = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let (mut y, mut z) = (vec![0.0; few * rows], vec![0.0; few * cols]);
