@@ -1,15 +1,24 @@
 //! Causal attention over a key/value cache, with grouped heads and an optional window.
 //!
-//! Queries are taken in blocks of rows, so memory is `O(rows x keys)` per head in flight, not
-//! `O(tokens²)`. A block's scores and its weighted sum are dense products.
+//! Queries are taken in blocks of tokens, those of all query heads that share a key head together, so
+//! memory is `O(block x keys)` per thread, not `O(tokens²)`. A block's scores and its weighted sum are
+//! dense products. A single token, as in decoding, takes plain loops and no new memory.
 
 use rayon::prelude::*;
 use sparseland_matrix::{Dense, LinearMap, ValueType};
 
 use crate::ModelConfig;
+use crate::math::{dot, softmax, weighted_rows};
 
-/// Query rows per block.
-const ROWS: usize = 64;
+/// Query rows per block, over all heads that share keys: large enough for the products to be efficient,
+/// small enough that little is computed and then masked.
+const ROWS: usize = 128;
+
+/// The fewest tokens per block.
+const FEWEST: usize = 16;
+
+/// Multiply-adds of one token from which its heads are worth several threads.
+const PARALLEL: usize = 1 << 16;
 
 /// Keys and values of one block's earlier tokens, head by head.
 #[derive(Debug, Clone)]
@@ -24,15 +33,18 @@ pub(crate) struct LayerCache {
 }
 
 impl LayerCache {
+    /// An empty cache.
     pub(crate) fn new(config: &ModelConfig) -> Self {
         let (heads, width) = (config.num_key_value_heads, config.head_dim);
         Self { keys: Vec::new(), values: Vec::new(), heads, width, capacity: 0, len: 0 }
     }
 
+    /// Tokens held.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
+    /// Forgets all tokens, keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.len = 0;
     }
@@ -72,6 +84,7 @@ impl LayerCache {
         self.len += tokens;
     }
 
+    /// Keys and values `from..to` of one head, each `tokens x width`.
     fn head(&self, h: usize, from: usize, to: usize) -> (&[f32], &[f32]) {
         let base = h * self.capacity;
         let range = (base + from) * self.width..(base + to) * self.width;
@@ -87,93 +100,160 @@ pub(crate) fn attend(
     cache: &LayerCache,
     queries: &[f32],
     tokens: usize,
+    scores: &mut Vec<f32>,
     out: &mut [f32],
 ) {
+    // The first key that the token at `position` sees.
+    let earliest = |position: usize| window.map_or(0, |w| (position + 1).saturating_sub(w));
+    if tokens == 1 {
+        attend_one(config, cache, earliest(cache.len() - 1), queries, scores, out);
+        return;
+    }
     let (d, heads) = (config.head_dim, config.num_attention_heads);
     let group = heads / config.num_key_value_heads;
     let scale = 1.0 / (d as f32).sqrt();
     let first = cache.len() - tokens;
-    // The first key that the token at `position` sees.
-    let earliest = |position: usize| window.map_or(0, |w| (position + 1).saturating_sub(w));
-    if tokens == 1 {
-        let position = first;
-        let mut scores = vec![0.0; position + 1 - earliest(position)];
-        for h in 0..heads {
-            let (keys, values) = cache.head(h / group, earliest(position), position + 1);
-            attend_one(
-                &queries[h * d..(h + 1) * d],
-                keys,
-                values,
-                scale,
-                &mut scores,
-                &mut out[h * d..(h + 1) * d],
-            );
-        }
-        return;
-    }
-    let blocks = tokens.div_ceil(ROWS);
-    let head_block = |item: usize| -> (usize, usize, Vec<f32>) {
-        let (h, b) = (item / blocks, item % blocks);
-        let (start, end) = (b * ROWS, ((b + 1) * ROWS).min(tokens));
-        let rows = end - start;
+    let rows = (ROWS / group).max(FEWEST).min(tokens);
+    let blocks = tokens.div_ceil(rows);
+    // Rows are ordered by token, then by head within the group.
+    let block = |item: usize| {
+        let (shared, b) = (item / blocks, item % blocks);
+        let (start, end) = (b * rows, ((b + 1) * rows).min(tokens));
+        let count = (end - start) * group;
         let from = earliest(first + start);
-        let (keys, values) = cache.head(h / group, from, first + end);
+        let (keys, values) = cache.head(shared, from, first + end);
         let n = first + end - from;
-        let mut q = Vec::with_capacity(rows * d);
+        let mut q = Vec::with_capacity(count * d);
         for t in start..end {
-            q.extend(queries[t * heads * d + h * d..][..d].iter().map(|v| v * scale));
+            let group_queries = &queries[(t * heads + shared * group) * d..][..group * d];
+            q.extend(group_queries.iter().map(|v| v * scale));
         }
-        let mut scores = vec![0.0; rows * n];
-        Dense::from_f32(n, d, keys, ValueType::F32).apply_batch(&q, rows, &mut scores);
+        let mut scores = vec![0.0; count * n];
+        Dense::from_f32(n, d, keys, ValueType::F32).apply_batch(&q, count, &mut scores);
         for (r, row) in scores.chunks_exact_mut(n).enumerate() {
-            let position = first + start + r;
+            let position = first + start + r / group;
             let (low, high) = (earliest(position) - from, position + 1 - from);
             row[..low].fill(0.0);
             row[high..].fill(0.0);
             softmax(&mut row[low..high]);
         }
-        let transposed: Vec<f32> = (0..d).flat_map(|i| (0..n).map(move |j| values[j * d + i])).collect();
-        let mut result = vec![0.0; rows * d];
-        Dense::from_f32(d, n, &transposed, ValueType::F32).apply_batch(&scores, rows, &mut result);
-        (h, start, result)
+        // The memory of the queries takes the result.
+        Dense::from_f32(n, d, values, ValueType::F32).apply_transposed_batch(&scores, count, &mut q);
+        q
     };
-    let results: Vec<_> = (0..heads * blocks).into_par_iter().map(head_block).collect();
-    for (h, start, result) in results {
-        for (r, row) in result.chunks_exact(d).enumerate() {
-            out[(start + r) * heads * d + h * d..][..d].copy_from_slice(row);
+    let items = config.num_key_value_heads * blocks;
+    let results: Vec<_> = (0..items).into_par_iter().with_max_len(1).map(block).collect();
+    for (item, result) in results.iter().enumerate() {
+        let (shared, start) = (item / blocks, item % blocks * rows);
+        for (t, row) in result.chunks_exact(group * d).enumerate() {
+            out[((start + t) * heads + shared * group) * d..][..group * d].copy_from_slice(row);
         }
     }
 }
 
-/// One query against a run of keys and values.
-fn attend_one(query: &[f32], keys: &[f32], values: &[f32], scale: f32, scores: &mut [f32], out: &mut [f32]) {
-    let d = query.len();
-    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(d)) {
-        let mut sums = [0.0f32; 8];
-        for (q, k) in query.chunks(8).zip(key.chunks(8)) {
-            for ((s, q), k) in sums.iter_mut().zip(q).zip(k) {
-                *s += q * k;
+/// The last token alone.
+fn attend_one(
+    config: &ModelConfig,
+    cache: &LayerCache,
+    earliest: usize,
+    queries: &[f32],
+    scores: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let (d, heads) = (config.head_dim, config.num_attention_heads);
+    let (group, n) = (heads / config.num_key_value_heads, cache.len() - earliest);
+    let scale = 1.0 / (d as f32).sqrt();
+    scores.resize(heads * n, 0.0);
+    let head = |((h, scores), out): ((usize, &mut [f32]), &mut [f32])| {
+        let (keys, values) = cache.head(h / group, earliest, cache.len());
+        let query = &queries[h * d..(h + 1) * d];
+        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(d)) {
+            *score = dot(query, key) * scale;
+        }
+        softmax(scores);
+        weighted_rows(scores, values, out);
+    };
+    if heads * n * d < PARALLEL {
+        scores.chunks_exact_mut(n).enumerate().zip(out.chunks_exact_mut(d)).for_each(head);
+    } else {
+        scores.par_chunks_exact_mut(n).enumerate().zip(out.par_chunks_exact_mut(d)).for_each(head);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(heads: usize, shared: usize, d: usize) -> ModelConfig {
+        let json = serde_json::json!({
+            "model_type": "llama", "hidden_size": heads * d, "num_attention_heads": heads,
+            "num_key_value_heads": shared, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 8,
+        });
+        ModelConfig::from_json(json.as_object().unwrap()).unwrap()
+    }
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 250.0 - 2.0).collect()
+    }
+
+    /// The definition, in f64.
+    fn plain(
+        c: &ModelConfig,
+        window: Option<usize>,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        first: usize,
+    ) -> Vec<f32> {
+        let (d, heads, shared) = (c.head_dim, c.num_attention_heads, c.num_key_value_heads);
+        let mut out = Vec::new();
+        for (t, q) in q.chunks_exact(heads * d).enumerate() {
+            for h in 0..heads {
+                let kv = h / (heads / shared);
+                let at = |x: &[f32], j: usize, i: usize| f64::from(x[(j * shared + kv) * d + i]);
+                let last = first + t;
+                let seen: Vec<usize> = (0..=last).filter(|j| window.is_none_or(|w| last - j < w)).collect();
+                let score = |j: usize| (0..d).map(|i| f64::from(q[h * d + i]) * at(k, j, i)).sum::<f64>();
+                let weights: Vec<f64> = seen.iter().map(|&j| (score(j) / (d as f64).sqrt()).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..d {
+                    let sum: f64 = seen.iter().zip(&weights).map(|(&j, w)| w * at(v, j, i)).sum();
+                    out.push((sum / total) as f32);
+                }
             }
         }
-        *score = sums.iter().sum::<f32>() * scale;
+        out
     }
-    softmax(scores);
-    out.fill(0.0);
-    for (p, value) in scores.iter().zip(values.chunks_exact(d)) {
-        for (o, v) in out.iter_mut().zip(value) {
-            *o += p * v;
+
+    #[test]
+    fn every_way_to_attend_equals_the_definition() {
+        // The last one reaches the parallel form of a single token.
+        let cases = [(4, 2, 8, 150), (3, 3, 4, 70), (8, 1, 20, 40), (2, 1, 6, 1), (8, 2, 64, 600)];
+        for (heads, shared, d, tokens) in cases {
+            let c = config(heads, shared, d);
+            let (q, row) = (numbers(tokens * heads * d, 1), shared * d);
+            let (k, v) = (numbers(tokens * row, 2), numbers(tokens * row, 3));
+            for window in [None, Some(1), Some(7), Some(33), Some(1000)] {
+                let want = plain(&c, window, &q, &k, &v, 0);
+                // All at once, in pieces of several sizes, one by one at the end.
+                for pieces in [vec![tokens], vec![1, tokens / 3, 1, tokens]] {
+                    let (mut cache, mut scores) = (LayerCache::new(&c), Vec::new());
+                    let mut got = Vec::new();
+                    for piece in pieces {
+                        let (from, to) = (cache.len(), (cache.len() + piece).min(tokens));
+                        if from == to {
+                            continue;
+                        }
+                        cache.push(&c, &k[from * row..to * row], &v[from * row..to * row], to - from);
+                        let mut out = vec![f32::NAN; (to - from) * heads * d];
+                        let q = &q[from * heads * d..to * heads * d];
+                        attend(&c, window, &cache, q, to - from, &mut scores, &mut out);
+                        got.extend(out);
+                    }
+                    let close = got.iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-5);
+                    assert!(got.len() == want.len() && close, "{heads} {shared} {d} {window:?}");
+                }
+            }
         }
     }
-}
-
-/// In place; an empty slice stays empty.
-fn softmax(row: &mut [f32]) {
-    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for v in row.iter_mut() {
-        *v = (*v - top).exp();
-        sum += *v;
-    }
-    let inverse = 1.0 / sum;
-    row.iter_mut().for_each(|v| *v *= inverse);
 }

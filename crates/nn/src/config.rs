@@ -27,6 +27,14 @@ const SUPPORTED: [(&str, Architecture); 4] = [
     ("qwen3", Architecture::Qwen3),
 ];
 
+/// The class names that `architectures` gives where `model_type` is missing.
+const CLASSES: [(&str, &str); 4] = [
+    ("LlamaForCausalLM", "llama"),
+    ("MistralForCausalLM", "mistral"),
+    ("Qwen2ForCausalLM", "qwen2"),
+    ("Qwen3ForCausalLM", "qwen3"),
+];
+
 /// The gate's activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -129,6 +137,12 @@ pub struct ModelConfig {
 /// A number larger than any model's, so that shapes cannot overflow.
 const LIMIT: usize = 1 << 24;
 
+/// More blocks than any model has: their number sizes tables before a tensor is read.
+const LAYER_LIMIT: usize = 1 << 12;
+
+/// The window of Mistral and Qwen configurations that do not mention one.
+const DEFAULT_WINDOW: usize = 4096;
+
 /// Reads keys of one JSON object.
 struct Keys<'a>(&'a Map<String, Value>);
 
@@ -155,12 +169,14 @@ impl<'a> Keys<'a> {
     }
 
     fn positive(&self, key: &str, default: f64) -> Result<f64, NnError> {
-        let value = self.real(key)?.unwrap_or(default);
-        if value > 0.0 {
-            Ok(value)
-        } else {
-            Err(NnError::Config(format!("`{key}` is {value}, not positive")))
-        }
+        self.real(key)?.map_or(Ok(default), |value| positive(key, value))
+    }
+
+    /// A positive number that has no default.
+    fn required_positive(&self, key: &str) -> Result<f64, NnError> {
+        let value =
+            self.real(key)?.ok_or_else(|| NnError::Config(format!("rotary scaling lacks `{key}`")))?;
+        positive(key, value)
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool, NnError> {
@@ -173,8 +189,13 @@ impl<'a> Keys<'a> {
     }
 }
 
+fn positive(key: &str, value: f64) -> Result<f64, NnError> {
+    if value > 0.0 { Ok(value) } else { Err(NnError::Config(format!("`{key}` is {value}, not positive"))) }
+}
+
 impl ModelConfig {
-    /// Reads the configuration of a checkpoint.
+    /// Reads the configuration of a checkpoint: `config.json`, and of `generation_config.json` the tokens
+    /// that begin and end a text.
     ///
     /// # Errors
     /// [`NnError::Config`] for an unknown model type, a missing key or an impossible value.
@@ -187,10 +208,12 @@ impl ModelConfig {
             && let Ok(Value::Object(generation)) =
                 serde_json::from_slice::<Value>(&checkpoint.read_file("generation_config.json")?)
         {
-            let eos = tokens(generation.get("eos_token_id"));
+            let keys = Keys(&generation);
+            let eos = tokens(keys.get("eos_token_id"));
             if !eos.is_empty() {
                 config.eos = eos;
             }
+            config.bos = config.bos.or(tokens(keys.get("bos_token_id")).first().copied());
         }
         Ok(config)
     }
@@ -201,7 +224,9 @@ impl ModelConfig {
     /// As [`Self::from_checkpoint`].
     pub fn from_json(json: &Map<String, Value>) -> Result<Self, NnError> {
         let keys = Keys(json);
-        let model_type = keys.text("model_type").unwrap_or("");
+        let class = keys.get("architectures").and_then(|list| list.get(0)?.as_str()).unwrap_or("");
+        let of_class = CLASSES.iter().find(|(name, _)| *name == class).map(|(_, model_type)| *model_type);
+        let model_type = keys.text("model_type").or(of_class).unwrap_or("");
         let architecture = SUPPORTED.iter().find(|(name, _)| *name == model_type).map(|(_, a)| *a);
         let Some(architecture) = architecture else {
             let names: Vec<_> = SUPPORTED.iter().map(|(name, _)| *name).collect();
@@ -210,6 +235,13 @@ impl ModelConfig {
                 names.join(", ")
             )));
         };
+        if let Some(method) = keys.get("quantization_config") {
+            let method = method.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+            return Err(NnError::Config(format!(
+                "`quantization_config` asks for the method {method:?}, which is not read; use the original bf16, f16 or \
+                 f32 weights"
+            )));
+        }
         let hidden_size = keys.required("hidden_size")?;
         let heads = keys.required("num_attention_heads")?;
         let num_key_value_heads = keys.size("num_key_value_heads")?.unwrap_or(heads);
@@ -234,8 +266,17 @@ impl ModelConfig {
             )));
         }
         let layers = keys.required("num_hidden_layers")?;
-        let max_position_embeddings = keys.size("max_position_embeddings")?.unwrap_or(2048);
+        if layers > LAYER_LIMIT {
+            return Err(NnError::Config(format!(
+                "`num_hidden_layers` is {layers}; {LAYER_LIMIT} is the most"
+            )));
+        }
+        let max_position_embeddings =
+            keys.size("max_position_embeddings")?.unwrap_or(default_context(architecture));
         let (rope_theta, rope_scaling) = rope(&keys, max_position_embeddings)?;
+        if head_dim == 2 && matches!(rope_scaling, RopeScaling::Dynamic { .. }) {
+            return Err(NnError::Config("dynamic rotary scaling needs a `head_dim` above 2".into()));
+        }
         let bias = keys.flag("attention_bias", false)?;
         let attention_bias = match architecture {
             Architecture::Qwen2 => (true, false),
@@ -260,7 +301,9 @@ impl ModelConfig {
                 "silu" | "swish" => Activation::Silu,
                 "gelu_pytorch_tanh" | "gelu_new" => Activation::GeluTanh,
                 other => {
-                    return Err(NnError::Config(format!("`hidden_act` {other:?} is not known; silu is")));
+                    return Err(NnError::Config(format!(
+                        "`hidden_act` is {other:?}; silu, swish, gelu_pytorch_tanh and gelu_new can be run"
+                    )));
                 }
             },
             rope_theta,
@@ -287,62 +330,64 @@ impl ModelConfig {
     }
 }
 
-/// One token or a list of tokens.
+/// The context of configurations that do not mention one.
+fn default_context(architecture: Architecture) -> usize {
+    match architecture {
+        Architecture::Llama => 2048,
+        Architecture::Mistral => 4096 * 32,
+        Architecture::Qwen2 | Architecture::Qwen3 => 32768,
+    }
+}
+
+/// One token or a list of tokens; numbers that are no tokens are left out.
 fn tokens(value: Option<&Value>) -> Vec<u32> {
+    let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
     match value {
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_u64).map(|t| t as u32).collect(),
-        Some(value) => value.as_u64().map(|t| t as u32).into_iter().collect(),
+        Some(Value::Array(list)) => list.iter().filter_map(token).collect(),
+        Some(value) => token(value).into_iter().collect(),
         None => Vec::new(),
     }
 }
 
+/// Base and scaling of the rotary frequencies.
 fn rope(keys: &Keys<'_>, context: usize) -> Result<(f64, RopeScaling), NnError> {
     let empty = Map::new();
-    let object = |key: &str| keys.get(key).and_then(Value::as_object);
-    let parameters = object("rope_parameters").or_else(|| object("rope_scaling")).unwrap_or(&empty);
+    let object = |key: &str| keys.get(key).and_then(Value::as_object).filter(|map| !map.is_empty());
+    // In this order: transformers 5 lets the older key win where both stand.
+    let parameters = object("rope_scaling").or_else(|| object("rope_parameters")).unwrap_or(&empty);
     let inner = Keys(parameters);
-    let theta = match inner.real("rope_theta")? {
-        Some(theta) => theta,
-        None => keys.positive("rope_theta", 10_000.0)?,
-    };
-    let factor = || inner.positive("factor", 1.0);
-    let original = match inner.size("original_max_position_embeddings")? {
+    if let Some((key, _)) = parameters.iter().find(|(_, value)| value.is_object()) {
+        return Err(NnError::Config(format!(
+            "rotary parameters per kind of layer (`{key}`) are not supported"
+        )));
+    }
+    for keys in [&inner, keys] {
+        if keys.real("partial_rotary_factor")?.is_some_and(|part| part != 1.0) {
+            return Err(NnError::Config("a `partial_rotary_factor` other than 1 is not supported".into()));
+        }
+    }
+    let theta = inner.positive("rope_theta", keys.positive("rope_theta", 10_000.0)?)?;
+    let original = match keys.size("original_max_position_embeddings")? {
         Some(original) => Some(original),
-        None => keys.size("original_max_position_embeddings")?,
+        None => inner.size("original_max_position_embeddings")?,
     };
+    let original = original.unwrap_or(context);
     let scaling = match inner.text("rope_type").or_else(|| inner.text("type")).unwrap_or("default") {
         "default" => RopeScaling::Default,
-        "linear" => RopeScaling::Linear { factor: factor()? },
-        "dynamic" => RopeScaling::Dynamic { factor: factor()?, original: original.unwrap_or(context) },
-        "llama3" => RopeScaling::Llama3 {
-            factor: factor()?,
-            low: inner.positive("low_freq_factor", 1.0)?,
-            high: inner.positive("high_freq_factor", 4.0)?,
-            original: original.unwrap_or(context),
-        },
-        "yarn" => {
-            let original = original.unwrap_or(context);
-            let factor = match inner.real("factor")? {
-                Some(factor) => factor,
-                None => context as f64 / original as f64,
-            };
-            let get = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
-            let attention =
-                match (inner.real("attention_factor")?, inner.real("mscale")?, inner.real("mscale_all_dim")?)
-                {
-                    (Some(attention), ..) => attention,
-                    (None, Some(scale), Some(all)) if scale != 0.0 && all != 0.0 => get(scale) / get(all),
-                    _ => get(1.0),
-                };
-            RopeScaling::Yarn {
-                factor,
-                beta_fast: inner.positive("beta_fast", 32.0)?,
-                beta_slow: inner.positive("beta_slow", 1.0)?,
-                attention,
-                original,
-                truncate: inner.flag("truncate", true)?,
+        "linear" => RopeScaling::Linear { factor: inner.required_positive("factor")? },
+        // Whatever the original context may be, this kind counts from the model's.
+        "dynamic" => RopeScaling::Dynamic { factor: inner.required_positive("factor")?, original: context },
+        "llama3" => {
+            let low = inner.required_positive("low_freq_factor")?;
+            let high = inner.required_positive("high_freq_factor")?;
+            if low == high {
+                return Err(NnError::Config(format!(
+                    "`low_freq_factor` and `high_freq_factor` are both {low}"
+                )));
             }
+            RopeScaling::Llama3 { factor: inner.required_positive("factor")?, low, high, original }
         }
+        "yarn" => yarn(&inner, theta, original, context)?,
         other => {
             return Err(NnError::Config(format!(
                 "rotary scaling {other:?} is not known; default, linear, dynamic, llama3 and yarn are"
@@ -352,6 +397,32 @@ fn rope(keys: &Keys<'_>, context: usize) -> Result<(f64, RopeScaling), NnError> 
     Ok((theta, scaling))
 }
 
+fn yarn(keys: &Keys<'_>, theta: f64, original: usize, context: usize) -> Result<RopeScaling, NnError> {
+    if theta <= 1.0 {
+        return Err(NnError::Config(format!("yarn needs a `rope_theta` above 1, not {theta}")));
+    }
+    let factor = keys.positive("factor", context as f64 / original as f64)?;
+    let scale_of = |by: f64| if factor <= 1.0 { 1.0 } else { 0.1 * by * factor.ln() + 1.0 };
+    let given = |key: &str| Ok::<_, NnError>(keys.real(key)?.filter(|&value| value != 0.0));
+    let attention = match (keys.real("attention_factor")?, given("mscale")?, given("mscale_all_dim")?) {
+        (Some(attention), ..) => attention,
+        (None, Some(scale), Some(all)) => scale_of(scale) / scale_of(all),
+        _ => scale_of(1.0),
+    };
+    if !attention.is_finite() || attention < 0.0 {
+        return Err(NnError::Config(format!("the attention factor of yarn comes to {attention}")));
+    }
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast: positive("beta_fast", given("beta_fast")?.unwrap_or(32.0))?,
+        beta_slow: positive("beta_slow", given("beta_slow")?.unwrap_or(1.0))?,
+        attention,
+        original,
+        truncate: keys.flag("truncate", true)?,
+    })
+}
+
+/// For every block the number of last tokens it sees.
 fn windows(
     keys: &Keys<'_>,
     architecture: Architecture,
@@ -359,34 +430,168 @@ fn windows(
 ) -> Result<Vec<Option<usize>>, NnError> {
     let window = match architecture {
         Architecture::Llama => None,
-        Architecture::Mistral => keys.size("sliding_window")?,
-        Architecture::Qwen2 | Architecture::Qwen3 if keys.flag("use_sliding_window", false)? => {
-            keys.size("sliding_window")?
-        }
-        Architecture::Qwen2 | Architecture::Qwen3 => None,
+        Architecture::Qwen2 | Architecture::Qwen3 if !keys.flag("use_sliding_window", false)? => None,
+        // Missing is not the same as null.
+        _ if !keys.0.contains_key("sliding_window") => Some(DEFAULT_WINDOW),
+        _ => keys.size("sliding_window")?,
     };
-    if let Some(types) = keys.get("layer_types").and_then(Value::as_array)
-        && architecture != Architecture::Mistral
-    {
-        if types.len() != layers {
+    let qwen = matches!(architecture, Architecture::Qwen2 | Architecture::Qwen3);
+    if !qwen {
+        return Ok(vec![window; layers]);
+    }
+    if let Some(types) = keys.get("layer_types") {
+        let types = types.as_array().filter(|types| types.len() == layers);
+        let Some(types) = types else {
             return Err(NnError::Config(format!(
-                "`layer_types` has {} entries for {layers} blocks",
-                types.len()
+                "`layer_types` is not a list of {layers} entries, one a block"
             )));
-        }
+        };
         return types
             .iter()
             .map(|kind| match kind.as_str() {
                 Some("full_attention") => Ok(None),
-                Some("sliding_attention") => Ok(window),
+                Some("sliding_attention") if window.is_some() => Ok(window),
+                Some("sliding_attention") => Err(NnError::Config(
+                    "`layer_types` asks for sliding attention, but no `sliding_window` is in use".into(),
+                )),
                 _ => Err(NnError::Config(format!("`layer_types` entry {kind} is not known"))),
             })
             .collect();
     }
-    // The older form: Qwen windows only from block `max_window_layers` on.
-    let first = match architecture {
-        Architecture::Mistral => 0,
-        _ => keys.get("max_window_layers").and_then(Value::as_u64).unwrap_or(28) as usize,
+    // The older form: windows only from block `max_window_layers` on.
+    let first = match keys.get("max_window_layers") {
+        None => 28,
+        Some(value) => value.as_u64().ok_or_else(|| {
+            NnError::Config(format!("`max_window_layers` is {value}, not a number of blocks"))
+        })?,
     };
-    Ok((0..layers).map(|i| if i >= first { window } else { None }).collect())
+    Ok((0..layers).map(|i| if i as u64 >= first { window } else { None }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A small configuration with some keys changed; null removes one.
+    fn read(changes: Value) -> Result<ModelConfig, NnError> {
+        let mut config = json!({
+            "model_type": "llama", "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3,
+            "intermediate_size": 8, "vocab_size": 8, "max_position_embeddings": 64,
+        });
+        let config = config.as_object_mut().unwrap();
+        config.extend(changes.as_object().unwrap().clone());
+        ModelConfig::from_json(config)
+    }
+
+    fn refused(changes: Value, expected: &str) {
+        let error = read(changes.clone()).expect_err(&changes.to_string()).to_string();
+        assert!(error.contains(expected) && !error.contains('\n'), "{changes}: {error}");
+    }
+
+    #[test]
+    fn windows_are_those_of_transformers() {
+        let windows = |changes| read(changes).unwrap().windows;
+        assert_eq!(windows(json!({ "sliding_window": 8 })), [None; 3]);
+        // A missing window is 4096, a null one is none.
+        assert_eq!(windows(json!({ "model_type": "mistral" })), [Some(4096); 3]);
+        assert_eq!(windows(json!({ "model_type": "mistral", "sliding_window": null })), [None; 3]);
+        assert_eq!(windows(json!({ "model_type": "mistral", "sliding_window": 8 })), [Some(8); 3]);
+        for model_type in ["qwen2", "qwen3"] {
+            let qwen = |mut changes: Value| {
+                changes["model_type"] = model_type.into();
+                windows(changes)
+            };
+            assert_eq!(qwen(json!({ "sliding_window": 8, "max_window_layers": 0 })), [None; 3]);
+            let used = |first| json!({ "use_sliding_window": true, "sliding_window": 8, "max_window_layers": first });
+            assert_eq!(qwen(used(0)), [Some(8); 3]);
+            assert_eq!(qwen(used(2)), [None, None, Some(8)]);
+            assert_eq!(qwen(json!({ "use_sliding_window": true })), [None; 3]);
+            assert_eq!(
+                qwen(json!({ "use_sliding_window": true, "max_window_layers": 1 })),
+                [None, Some(4096), Some(4096)]
+            );
+            let mut typed = used(3);
+            typed["layer_types"] = json!(["sliding_attention", "full_attention", "sliding_attention"]);
+            assert_eq!(qwen(typed), [Some(8), None, Some(8)]);
+        }
+        let typed = |types: Value| json!({ "model_type": "qwen3", "layer_types": types });
+        refused(typed(json!(["sliding_attention", "full_attention", "full_attention"])), "sliding_window");
+        refused(typed(json!(["full_attention"])), "3 entries");
+        refused(typed(json!("full_attention")), "3 entries");
+        refused(typed(json!(["full_attention", "linear_attention", "full_attention"])), "linear_attention");
+        let used = json!({ "model_type": "qwen2", "use_sliding_window": true, "max_window_layers": -1 });
+        refused(used, "max_window_layers");
+    }
+
+    #[test]
+    fn rotary_settings_are_read_in_both_spellings() {
+        let rope = |changes| read(changes).map(|config| (config.rope_theta, config.rope_scaling));
+        assert_eq!(rope(json!({})).unwrap(), (10_000.0, RopeScaling::Default));
+        let linear = RopeScaling::Linear { factor: 2.5 };
+        let older = json!({ "rope_theta": 5e5, "rope_scaling": { "type": "linear", "factor": 2.5 } });
+        assert_eq!(rope(older).unwrap(), (5e5, linear));
+        let newer = json!({ "rope_parameters": { "rope_theta": 5e5, "rope_type": "linear", "factor": 2.5 } });
+        assert_eq!(rope(newer).unwrap(), (5e5, linear));
+        // The older key wins where both stand, and an empty one does not count.
+        let both = json!({ "rope_scaling": { "type": "linear", "factor": 2.5 }, "rope_parameters": { "rope_theta": 3.0 } });
+        assert_eq!(rope(both).unwrap(), (10_000.0, linear));
+        let empty = json!({ "rope_scaling": {}, "rope_parameters": { "rope_theta": 3.0 } });
+        assert_eq!(rope(empty).unwrap(), (3.0, RopeScaling::Default));
+        // Dynamic scaling counts from the model's context, whatever else is said.
+        let dynamic = json!({ "rope_scaling": { "type": "dynamic", "factor": 2, "original_max_position_embeddings": 16 } });
+        assert_eq!(rope(dynamic).unwrap().1, RopeScaling::Dynamic { factor: 2.0, original: 64 });
+        let yarn = |changes: Value| {
+            let mut scaling = json!({ "type": "yarn", "original_max_position_embeddings": 16 });
+            scaling.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            match rope(json!({ "rope_scaling": scaling })).unwrap().1 {
+                RopeScaling::Yarn { factor, attention, original: 16, .. } => (factor, attention),
+                other => panic!("{other:?}"),
+            }
+        };
+        let full = 0.1 * 4f64.ln() + 1.0;
+        assert_eq!(yarn(json!({})), (4.0, full));
+        assert_eq!(yarn(json!({ "factor": 4 })), (4.0, full));
+        assert_eq!(yarn(json!({ "factor": 1 })), (1.0, 1.0));
+        assert_eq!(yarn(json!({ "attention_factor": 0.5 })), (4.0, 0.5));
+        assert_eq!(yarn(json!({ "mscale": 0.5 })), (4.0, full));
+        assert_eq!(yarn(json!({ "mscale": 1, "mscale_all_dim": 1 })), (4.0, 1.0));
+    }
+
+    #[test]
+    fn rotary_settings_that_mean_nothing_are_refused() {
+        let scaling = |scaling: Value| json!({ "rope_scaling": scaling });
+        refused(json!({ "rope_theta": -1.0 }), "rope_theta");
+        refused(json!({ "rope_parameters": { "rope_theta": 0.0 } }), "rope_theta");
+        refused(json!({ "rope_parameters": { "full_attention": { "rope_theta": 1e4 } } }), "full_attention");
+        refused(json!({ "partial_rotary_factor": 0.5 }), "partial_rotary_factor");
+        refused(scaling(json!({ "type": "default", "partial_rotary_factor": 0.5 })), "partial_rotary_factor");
+        for kind in ["linear", "dynamic"] {
+            refused(scaling(json!({ "type": kind })), "`factor`");
+            refused(scaling(json!({ "type": kind, "factor": 0 })), "`factor`");
+            refused(scaling(json!({ "type": kind, "factor": "2" })), "`factor`");
+        }
+        refused(scaling(json!({ "type": "su", "factor": 2 })), "\"su\"");
+        refused(scaling(json!({ "type": "llama3", "factor": 8, "low_freq_factor": 1 })), "high_freq_factor");
+        let equal = json!({ "type": "llama3", "factor": 8, "low_freq_factor": 2, "high_freq_factor": 2 });
+        refused(scaling(equal), "both 2");
+        refused(json!({ "rope_theta": 1.0, "rope_scaling": { "type": "yarn", "factor": 4 } }), "above 1");
+        refused(scaling(json!({ "type": "yarn", "factor": -4 })), "`factor`");
+        refused(scaling(json!({ "type": "yarn", "factor": 4, "attention_factor": -1 })), "attention");
+        refused(json!({ "head_dim": 2, "rope_scaling": { "type": "dynamic", "factor": 2 } }), "head_dim");
+    }
+
+    #[test]
+    fn families_and_tokens_are_recognised() {
+        let named = json!({ "model_type": null, "architectures": ["Qwen2ForCausalLM"] });
+        let config = read(named).unwrap();
+        assert_eq!((config.architecture, config.attention_bias), (Architecture::Qwen2, (true, false)));
+        refused(json!({ "model_type": "mixtral" }), "llama, mistral, qwen2, qwen3");
+        refused(json!({ "quantization_config": { "quant_method": "gptq", "bits": 4 } }), "gptq");
+        refused(json!({ "num_hidden_layers": 1_000_000 }), "num_hidden_layers");
+        let config = read(json!({ "bos_token_id": -1, "eos_token_id": [7, 4_294_967_303_u64, 3] })).unwrap();
+        assert_eq!((config.bos, config.eos), (None, vec![7, 3]));
+        assert_eq!(read(json!({ "model_type": "qwen3" })).unwrap().head_dim, 128);
+        assert_eq!(read(json!({})).unwrap().num_key_value_heads, 4);
+    }
 }

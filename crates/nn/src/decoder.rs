@@ -6,11 +6,14 @@ use sparseland_matrix::{Dense, LinearMap};
 
 use crate::attention::LayerCache;
 use crate::block::{Block, Workspace, rms_norm};
-use crate::linear::{Linear, LoadOptions, load_dense, load_vector};
-use crate::structure::Structure;
+use crate::linear::{Linear, LoadOptions, load_dense, load_vector, load_weight};
+use crate::structure::{HEAD, Structure};
 use crate::{ModelConfig, NnError};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Tokens for which a cache takes memory at once; beyond them it doubles.
+const RESERVED: usize = 1024;
 
 /// A causal language model.
 #[derive(Debug, Clone)]
@@ -35,12 +38,15 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// A cache for at most `tokens` tokens.
+    /// A cache for at most `tokens` tokens. Memory grows with the tokens seen.
     pub fn new(config: &ModelConfig, tokens: usize) -> Self {
-        let mut layer = LayerCache::new(config);
-        layer.reserve(tokens);
+        let layer = || {
+            let mut layer = LayerCache::new(config);
+            layer.reserve(tokens.min(RESERVED));
+            layer
+        };
         Self {
-            layers: vec![layer; config.num_hidden_layers],
+            layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
             workspace: Workspace::new(config),
             hidden: Vec::new(),
             normed: Vec::new(),
@@ -81,6 +87,7 @@ impl Decoder {
     ) -> Result<Self, NnError> {
         let config = ModelConfig::from_checkpoint(checkpoint)?;
         let structure = Structure::read(checkpoint.config())?;
+        structure.check(&config)?;
         context.report(Event::Stage { name: "loading", total: config.num_hidden_layers });
         let mut blocks = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
@@ -92,8 +99,9 @@ impl Decoder {
         let head = if config.tie_word_embeddings {
             None
         } else {
-            let weight = load_dense(checkpoint, "lm_head.weight", vocabulary, hidden)?;
-            Some(Linear { weight: weight.into(), bias: None })
+            let shape = (vocabulary, hidden);
+            let weight = load_weight(checkpoint, &structure, HEAD, shape, &LoadOptions::default())?;
+            Some(Linear { weight, bias: None })
         };
         Ok(Self {
             embedding: load_dense(checkpoint, EMBEDDING, vocabulary, hidden)?,
@@ -119,14 +127,10 @@ impl Decoder {
         &mut self.blocks
     }
 
-    /// Bytes of all weights as stored: what one decoded token reads at least.
+    /// Bytes of all matrices as stored, embedding and head included.
     pub fn stored_bytes(&self) -> u64 {
-        let blocks = self
-            .blocks
-            .iter()
-            .flat_map(|b| crate::LinearSite::ALL.map(|s| b.linear(s).weight.stored_bytes()));
-        let head = self.head.as_ref().map_or(0, |h| h.weight.stored_bytes());
-        blocks.sum::<u64>() + head + self.embedding.stored_bytes()
+        let linears = self.blocks.iter().flat_map(Block::linears).map(|(_, linear)| linear).chain(&self.head);
+        linears.map(|linear| linear.weight.stored_bytes()).sum::<u64>() + self.embedding.stored_bytes()
     }
 
     fn embed(&self, tokens: &[u32], out: &mut Vec<f32>) -> Result<(), NnError> {
@@ -178,22 +182,24 @@ impl Decoder {
     /// Feeds the next tokens and returns the logits after the last one.
     ///
     /// # Errors
-    /// [`NnError::Token`]; [`NnError::Context`] if the cache is full.
+    /// [`NnError::Token`]; [`NnError::Context`] if the cache is full; [`NnError::ShortText`] without
+    /// tokens. The cache stays as it was.
     pub fn prefill<'c>(&self, tokens: &[u32], cache: &'c mut KvCache) -> Result<&'c [f32], NnError> {
         let length = cache.len() + tokens.len();
-        if length > cache.limit || tokens.is_empty() {
+        if length > cache.limit {
             return Err(NnError::Context { tokens: length, context: cache.limit });
         }
-        let mut hidden = std::mem::take(&mut cache.hidden);
-        self.embed(tokens, &mut hidden)?;
-        cache.workspace.rotary.prepare(&self.config, length);
-        for (block, layer) in self.blocks.iter().zip(&mut cache.layers) {
-            block.forward(&self.config, &mut hidden, layer, &mut cache.workspace, &mut |_, _, _| {});
+        if tokens.is_empty() {
+            return Err(NnError::ShortText { tokens: 0, needed: 1 });
         }
-        let last = &hidden[(tokens.len() - 1) * self.config.hidden_size..];
-        self.head(last, 1, &mut cache.normed, &mut cache.logits);
-        cache.hidden = hidden;
-        Ok(&cache.logits)
+        let KvCache { layers, workspace, hidden, normed, logits, .. } = cache;
+        self.embed(tokens, hidden)?;
+        workspace.rotary.prepare(&self.config, length - tokens.len(), length);
+        for (block, layer) in self.blocks.iter().zip(layers) {
+            block.forward(&self.config, hidden, layer, workspace, &mut |_, _, _| {});
+        }
+        self.head(&hidden[(tokens.len() - 1) * self.config.hidden_size..], 1, normed, logits);
+        Ok(logits)
     }
 
     /// Feeds one token and returns the logits after it.

@@ -47,9 +47,17 @@ pub enum NnError {
         /// Tokens needed.
         needed: usize,
     },
-    /// A sampler setting outside its range.
+    /// A setting of sampling or scoring outside its range.
     #[error("{0}")]
-    Sampler(String),
+    Setting(String),
+    /// The model's output is not a number.
+    #[error("the model's output for token {position} is {value}; a weight is damaged or too large")]
+    NotFinite {
+        /// Tokens before it.
+        position: usize,
+        /// NaN or infinity.
+        value: f32,
+    },
     /// The run was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

@@ -6,6 +6,8 @@
 //!
 //! [`Block`]s load one at a time and show the inputs of their linear layers to an observer, so that
 //! calibration streams through a model that is never wholly in memory.
+#![deny(missing_docs)]
+#![forbid(unsafe_code)]
 
 mod attention;
 mod block;
@@ -14,6 +16,7 @@ mod decoder;
 mod error;
 mod generate;
 mod linear;
+mod math;
 mod perplexity;
 mod rope;
 pub mod structure;
@@ -26,4 +29,4 @@ pub use error::NnError;
 pub use generate::{Generation, Sampler, Stop, generate};
 pub use linear::{Linear, LinearInput, LinearSite, LoadOptions};
 pub use perplexity::{Convention, score};
-pub use tokenizer::{Encoding, Tokenizer};
+pub use tokenizer::{Encoding, Streaming, Tokenizer};

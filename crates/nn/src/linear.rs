@@ -16,13 +16,21 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// `Y = X Wᵀ + b` for `batch` rows.
+    /// `Y = X Wᵀ + b` with `X: batch x in`, `Y: batch x out`.
+    ///
+    /// # Panics
+    /// If a slice has the wrong length.
     pub fn forward(&self, x: &[f32], batch: usize, y: &mut [f32]) {
         if batch == 1 {
             self.weight.apply(x, y)
         } else {
             self.weight.apply_batch(x, batch, y)
         }
+        self.add_bias(y);
+    }
+
+    /// Adds the bias to every row of `y`.
+    pub(crate) fn add_bias(&self, y: &mut [f32]) {
         if let Some(bias) = &self.bias {
             for row in y.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
@@ -34,7 +42,8 @@ impl Linear {
 /// How weights are loaded.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions {
-    /// Re-encode dense linear weights (not the embedding) in this type.
+    /// Re-encode the dense linear weights of the blocks in this type. Embedding, head and structured
+    /// layers keep theirs.
     pub values: Option<ValueType>,
 }
 
@@ -128,34 +137,42 @@ impl LinearSite {
         options: &LoadOptions,
     ) -> Result<Linear, NnError> {
         let name = self.full_name(layer);
-        let (rows, cols) = self.shape(config);
-        let weight = match structure.layers.get(&name) {
-            Some(structured) => {
-                let layout = &structured.layout;
-                if (layout.rows(), layout.cols()) != (rows, cols) {
-                    return Err(NnError::Config(format!(
-                        "layer {name} is {} x {}, the model needs {rows} x {cols}",
-                        layout.rows(),
-                        layout.cols()
-                    )));
-                }
-                read_matrix(checkpoint, &name, layout)?
-            }
-            None => {
-                let dense = load_dense(checkpoint, &format!("{name}.weight"), rows, cols)?;
-                match options.values {
-                    Some(values) => Dense::from_f32(rows, cols, &dense.to_dense(), values).into(),
-                    None => dense.into(),
-                }
-            }
-        };
-        let bias = if self.has_bias(config) {
-            Some(load_vector(checkpoint, &format!("{name}.bias"), rows)?)
-        } else {
-            None
+        let shape = self.shape(config);
+        let weight = load_weight(checkpoint, structure, &name, shape, options)?;
+        let bias = match self.has_bias(config) {
+            true => Some(load_vector(checkpoint, &format!("{name}.bias"), shape.0)?),
+            false => None,
         };
         Ok(Linear { weight, bias })
     }
+}
+
+/// Reads the weight of layer `name`: structured as the configuration says, else dense.
+pub(crate) fn load_weight(
+    checkpoint: &Checkpoint,
+    structure: &Structure,
+    name: &str,
+    (rows, cols): (usize, usize),
+    options: &LoadOptions,
+) -> Result<Matrix, NnError> {
+    if let Some(structured) = structure.layers.get(name) {
+        let layout = &structured.layout;
+        if (layout.rows(), layout.cols()) != (rows, cols) {
+            return Err(NnError::Config(format!(
+                "layer {name} is {} x {}, the model needs {rows} x {cols}",
+                layout.rows(),
+                layout.cols()
+            )));
+        }
+        return read_matrix(checkpoint, name, layout);
+    }
+    let dense = load_dense(checkpoint, &format!("{name}.weight"), rows, cols)?;
+    Ok(match options.values {
+        Some(values) if values != dense.values().value_type() => {
+            Dense::from_f32(rows, cols, &dense.to_dense(), values).into()
+        }
+        _ => dense.into(),
+    })
 }
 
 /// Reads a vector as finite f32.

@@ -8,10 +8,13 @@ use serde_json::{Map, Value};
 use sparseland_data::{DType, TensorSource, TensorSpec};
 use sparseland_matrix::{Layout, Matrix, MatrixError, Part, PartType};
 
-use crate::NnError;
+use crate::{LinearSite, ModelConfig, NnError};
 
 /// The key in `config.json`.
 const KEY: &str = "sparseland";
+
+/// The head's name in a checkpoint, without `.weight`.
+pub(crate) const HEAD: &str = "lm_head";
 
 /// The version this program writes and reads.
 const VERSION: u32 = 1;
@@ -56,6 +59,24 @@ impl Structure {
             )));
         }
         serde_json::from_value(section.clone()).map_err(|e| NnError::Config(format!("`{KEY}`: {e}")))
+    }
+
+    /// Refuses layers that the model does not have: their structure would be ignored silently.
+    pub(crate) fn check(&self, config: &ModelConfig) -> Result<(), NnError> {
+        let known = |name: &str| {
+            let Some((layer, _)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'))
+            else {
+                return name == HEAD && !config.tie_word_embeddings;
+            };
+            let layer = layer.parse().ok().filter(|&layer| layer < config.num_hidden_layers);
+            layer.is_some_and(|layer| LinearSite::ALL.iter().any(|site| site.full_name(layer) == name))
+        };
+        match self.layers.keys().find(|name| !known(name)) {
+            None => Ok(()),
+            Some(name) => {
+                Err(NnError::Config(format!("`{KEY}` names the layer {name}, which the model lacks")))
+            }
+        }
     }
 
     /// Writes the section; without structured layers it is left out.
@@ -109,15 +130,120 @@ pub fn read_matrix(
         };
         let shape = info.shape.clone();
         let wrap = |e: sparseland_data::DataError| MatrixError::Read(e.to_string());
-        if matches!(kind, PartType::F32 | PartType::Bf16 | PartType::F16) {
-            check_finite(source, part).map_err(wrap)?;
+        let bytes = source.read(part).map_err(wrap)?;
+        if !all_finite(kind, &bytes) {
+            // The slow reader makes the error that names the index.
+            source.read_f32_finite(part).map_err(wrap)?;
         }
-        Ok(Some(Part { name: part.to_owned(), kind, shape, bytes: source.read(part).map_err(wrap)? }))
+        Ok(Some(Part { name: part.to_owned(), kind, shape, bytes }))
     };
     Ok(Matrix::from_parts(name, layout, &mut read)?)
 }
 
-/// Refuses NaN and infinity, naming the tensor and the first bad index.
-fn check_finite(source: &(impl TensorSource + ?Sized), name: &str) -> Result<(), sparseland_data::DataError> {
-    source.read_f32_finite(name).map(|_| ())
+/// Whether little-endian floats have no NaN or infinity among them; integers never do.
+fn all_finite(kind: PartType, bytes: &[u8]) -> bool {
+    /// Infinity and NaN have every exponent bit set.
+    const fn special(bits: u32, exponent: u32) -> bool {
+        bits & exponent == exponent
+    }
+    let halves = |exponent| {
+        bytes.chunks_exact(2).all(|b| !special(u32::from(u16::from_le_bytes([b[0], b[1]])), exponent))
+    };
+    match kind {
+        PartType::F32 => {
+            bytes.chunks_exact(4).all(|b| !special(u32::from_le_bytes([b[0], b[1], b[2], b[3]]), 0x7f80_0000))
+        }
+        PartType::Bf16 => halves(0x7f80),
+        PartType::F16 => halves(0x7c00),
+        PartType::I8 | PartType::U8 | PartType::U16 | PartType::U32 => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sparseland_matrix::ValueType;
+
+    fn section() -> (Structure, Map<String, Value>) {
+        let dense = |rows, cols| Box::new(Layout::Dense { rows, cols, values: ValueType::Bf16 });
+        let layout = Layout::Product { left: dense(8, 2), right: dense(2, 8) };
+        let mut structure = Structure::default();
+        let layer = StructuredLayer { method: "svd".into(), layout };
+        structure.layers.insert("model.layers.1.self_attn.q_proj".into(), layer);
+        let mut config = Map::new();
+        config.insert("model_type".into(), "llama".into());
+        structure.write(&mut config);
+        (structure, config)
+    }
+
+    #[test]
+    fn a_section_survives_the_file() {
+        let (structure, mut config) = section();
+        assert_eq!(Structure::read(&config).unwrap(), structure);
+        assert_eq!(config["sparseland"]["version"], 1);
+        Structure::default().write(&mut config);
+        assert!(!config.contains_key("sparseland") && config.contains_key("model_type"));
+        assert_eq!(Structure::read(&config).unwrap(), Structure::default());
+    }
+
+    #[test]
+    fn other_versions_and_unknown_keys_are_refused() {
+        type Edit = fn(&mut Value);
+        let edits: [(Edit, &str); 4] = [
+            (|s| s["version"] = 2.into(), "version 2"),
+            (|s| s["extra"] = 1.into(), "extra"),
+            (|s| s["version"] = "one".into(), "invalid type"),
+            (|s| *s = Value::Null, "invalid type"),
+        ];
+        for (edit, expected) in edits {
+            let (_, mut config) = section();
+            edit(&mut config["sparseland"]);
+            let error = Structure::read(&config).unwrap_err().to_string();
+            assert!(error.contains("`sparseland`") && error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn layers_that_the_model_lacks_are_refused() {
+        let json = serde_json::json!({
+            "model_type": "llama", "hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 2,
+            "intermediate_size": 8, "vocab_size": 8, "tie_word_embeddings": true,
+        });
+        let mut config = ModelConfig::from_json(json.as_object().unwrap()).unwrap();
+        let (mut structure, _) = section();
+        structure.check(&config).unwrap();
+        let layer = structure.layers["model.layers.1.self_attn.q_proj"].clone();
+        for name in [
+            "model.layers.2.mlp.up_proj",
+            "model.layers.01.mlp.up_proj",
+            "model.layers.0.mlp.gate",
+            "lm_head",
+        ] {
+            structure.layers.clear();
+            structure.layers.insert(name.into(), layer.clone());
+            assert!(structure.check(&config).unwrap_err().to_string().contains(name));
+        }
+        config.tie_word_embeddings = false;
+        structure.check(&config).unwrap();
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_seen() {
+        let bytes = |values: &[f32], kind| -> Vec<u8> {
+            let half = |v: &f32| match kind {
+                PartType::Bf16 => half::bf16::from_f32(*v).to_bits().to_le_bytes(),
+                _ => half::f16::from_f32(*v).to_bits().to_le_bytes(),
+            };
+            match kind {
+                PartType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                _ => values.iter().flat_map(half).collect(),
+            }
+        };
+        for kind in [PartType::F32, PartType::Bf16, PartType::F16] {
+            assert!(all_finite(kind, &bytes(&[0.0, -1.5, 60_000.0, 1e-7], kind)), "{kind:?}");
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                assert!(!all_finite(kind, &bytes(&[1.0, bad], kind)), "{kind:?} {bad}");
+            }
+        }
+    }
 }

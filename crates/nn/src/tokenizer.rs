@@ -17,8 +17,8 @@ pub struct Tokenizer {
 pub struct Encoding {
     /// The tokens.
     pub ids: Vec<u32>,
-    /// For each token the byte of the text at which it ends; special tokens end where the token before
-    /// them does.
+    /// For each token the byte of the text at which it ends, never falling; special tokens end where the
+    /// token before them does.
     pub ends: Vec<usize>,
 }
 
@@ -36,7 +36,10 @@ impl Tokenizer {
         }
         let config = ModelConfig::from_checkpoint(checkpoint)?;
         let bytes = checkpoint.read_file("tokenizer.json")?;
-        let inner = tokenizers::Tokenizer::from_bytes(bytes.as_ref()).map_err(wrap)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes.as_ref()).map_err(wrap)?;
+        // Some files ask for texts to be cut or filled up to one length: never what is meant here.
+        inner.with_truncation(None).map_err(wrap)?;
+        inner.with_padding(None);
         Ok(Self { inner, bos: config.bos, eos: config.eos })
     }
 
@@ -79,35 +82,56 @@ fn wrap(error: tokenizers::Error) -> NnError {
 }
 
 /// Turns a growing list of tokens into pieces of text that are whole characters.
-#[derive(Debug, Default)]
-pub(crate) struct Streaming {
+///
+/// Every piece is what a token adds to the text of the tokens since the piece before the last one: some
+/// decoders treat the first token of a text differently, so that the new tokens alone would not do.
+#[derive(Debug, Clone, Default)]
+pub struct Streaming {
+    /// The tokens since the piece before the last one.
     ids: Vec<u32>,
+    /// How many of them have been shown.
     shown: usize,
 }
 
 impl Streaming {
-    /// Starts after `ids`, whose text is known.
-    ///
-    /// # Errors
-    /// If the tokenizer fails.
-    pub(crate) fn after(ids: &[u32], tokenizer: &Tokenizer) -> Result<Self, NnError> {
-        Ok(Self { ids: ids.to_vec(), shown: tokenizer.decode(ids)?.len() })
+    /// Starts after tokens whose text is known, such as those of a prompt.
+    pub fn after(ids: &[u32]) -> Self {
+        Self { shown: ids.len(), ids: ids.to_vec() }
     }
 
     /// The text that `token` adds; empty while a character is incomplete.
     ///
     /// # Errors
     /// If the tokenizer fails.
-    pub(crate) fn push(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<String, NnError> {
+    pub fn push(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<String, NnError> {
         self.ids.push(token);
+        self.piece(tokenizer, false)
+    }
+
+    /// The text that is left at the end: an incomplete character, as the tokenizer shows it.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String, NnError> {
+        self.piece(tokenizer, true)
+    }
+
+    fn piece(&mut self, tokenizer: &Tokenizer, last: bool) -> Result<String, NnError> {
+        let known = tokenizer.decode(&self.ids[..self.shown])?;
         let text = tokenizer.decode(&self.ids)?;
         // A trailing replacement character is a byte sequence still under way.
-        let whole = text.trim_end_matches('\u{fffd}').len();
-        if whole <= self.shown || !text.is_char_boundary(self.shown) {
+        if !last && text.ends_with('\u{fffd}') {
             return Ok(String::new());
         }
-        let piece = text[self.shown..whole].to_owned();
-        self.shown = whole;
+        let piece = match text.strip_prefix(known.as_str()) {
+            Some(piece) => piece.to_owned(),
+            // Broken bytes changed what has been shown: go on after as many characters.
+            None => text.chars().skip(known.chars().count()).collect(),
+        };
+        if !piece.is_empty() {
+            self.ids.drain(..self.shown);
+            self.shown = self.ids.len();
+        }
         Ok(piece)
     }
 }
