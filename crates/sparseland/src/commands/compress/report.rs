@@ -215,7 +215,11 @@ impl Report {
         {
             row("decode tokens per second", format!("{a:.0}"), format!("{b:.0}"), change(a, b));
         }
-        let gap = if self.objective > 0.0 { 100.0 * (1.0 - self.lower_bound / self.objective) } else { 0.0 };
+        let gap = if self.objective > 0.0 {
+            (100.0 * (1.0 - self.lower_bound / self.objective)).max(0.0)
+        } else {
+            0.0
+        };
         let certificate = match self.allocation.as_str() {
             "uniform" => {
                 format!("objective {:.6e}; the best plan under this budget reaches", self.objective)
