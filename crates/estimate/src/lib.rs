@@ -1,0 +1,1 @@
+//! Sparse estimation: models with few non-zero coefficients, and the graphs, channels and experiments built on them.
