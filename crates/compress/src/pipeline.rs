@@ -213,6 +213,7 @@ impl Run<'_> {
             let mut profile = LayerProfile::new(name, &dense);
             let problem = LayerProblem::new(weight, whiteners.get(&site.input()).cloned());
             let prepared = self.job.factorizer.prepare(problem)?;
+            let mut near = None;
             for &removed in &grid {
                 context.check_cancelled()?;
                 let whole = match accounting {
@@ -220,7 +221,10 @@ impl Run<'_> {
                     Accounting::Bytes => dense.stored_bytes(),
                 };
                 let cost = ((1.0 - removed) * whole as f64 + 1e-6).floor() as u64;
-                if let Some((shape, errors)) = prepared.best_shape(Limit { cost, accounting, values })? {
+                if let Some((shape, errors)) =
+                    prepared.best_shape(Limit { cost, accounting, values }, near)?
+                {
+                    near = Some(shape);
                     profile.push(removed, shape, errors, values);
                 }
             }

@@ -228,10 +228,15 @@ pub trait Factorizer: Send + Sync {
 /// A layer ready to be factorised at any size.
 pub trait PreparedLayer: Send {
     /// The best shape within the limit, with its errors; `None` if the layer is too small for it.
+    /// `near` is the best shape of a limit close by, where a search may begin.
     ///
     /// # Errors
     /// If a solve fails.
-    fn best_shape(&self, limit: Limit) -> Result<Option<(FactorShape, Errors)>, CompressError>;
+    fn best_shape(
+        &self,
+        limit: Limit,
+        near: Option<FactorShape>,
+    ) -> Result<Option<(FactorShape, Errors)>, CompressError>;
 
     /// The factors at a shape.
     ///

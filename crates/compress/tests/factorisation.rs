@@ -70,8 +70,8 @@ fn rocket_beats_whitened_svd_by_an_eighth_at_equal_parameters() {
             let rocket = Rocket::default().prepare(problem(&w, &l)).unwrap();
             let baseline = SvdLlm.prepare(problem(&w, &l)).unwrap();
             for removed in [0.2, 0.3, 0.5] {
-                let (_, ours) = rocket.best_shape(limit(&w, removed)).unwrap().unwrap();
-                let (_, theirs) = baseline.best_shape(limit(&w, removed)).unwrap().unwrap();
+                let (_, ours) = rocket.best_shape(limit(&w, removed), None).unwrap().unwrap();
+                let (_, theirs) = baseline.best_shape(limit(&w, removed), None).unwrap().unwrap();
                 let ratio = ours.output / theirs.output;
                 assert!(ratio <= 0.88, "seed {seed} kind {kind} removed {removed}: {ratio:.3}");
             }
@@ -101,12 +101,14 @@ fn the_search_over_rho_finds_the_grids_minimum_or_nearly() {
         let w = weight(kind, 48, 64, &mut rng);
         let rocket = Rocket::default();
         let searched = rocket.prepare(problem(&w, &l)).unwrap();
-        for removed in [0.1, 0.3, 0.6] {
-            let (_, found) = searched.best_shape(limit(&w, removed)).unwrap().unwrap();
+        let mut near = None;
+        for removed in [0.1, 0.2, 0.3, 0.35, 0.6] {
+            let (shape, found) = searched.best_shape(limit(&w, removed), near).unwrap().unwrap();
+            near = Some(shape);
             let best = rocket.rho_grid.iter().filter_map(|&rho| {
                 let single = Rocket { rho_grid: vec![rho], ..rocket.clone() };
                 let prepared = single.prepare(problem(&w, &l)).unwrap();
-                prepared.best_shape(limit(&w, removed)).unwrap().map(|(_, e)| e.output)
+                prepared.best_shape(limit(&w, removed), None).unwrap().map(|(_, e)| e.output)
             });
             let best = best.fold(f64::INFINITY, f64::min);
             assert!(found.output <= 1.02 * best, "kind {kind} removed {removed}: {} {best}", found.output);
@@ -157,7 +159,7 @@ fn degenerate_layers_stay_finite() {
         for method in [&Rocket::default() as &dyn Factorizer, &SvdLlm, &PlainSvd] {
             let prepared = method.prepare(problem(&w, &l)).unwrap();
             for removed in [0.05, 0.5, 0.9] {
-                let Some((shape, errors)) = prepared.best_shape(limit(&w, removed)).unwrap() else {
+                let Some((shape, errors)) = prepared.best_shape(limit(&w, removed), None).unwrap() else {
                     continue;
                 };
                 assert!(errors.weight.is_finite() && errors.output.is_finite(), "{}", method.slug());
@@ -210,7 +212,7 @@ proptest! {
         let limit = Limit { cost: ((1.0 - removed) * whole as f64) as u64, accounting, values: ValueType::Bf16 };
         for method in [&Rocket::default() as &dyn Factorizer, &SvdLlm, &PlainSvd] {
             let prepared = method.prepare(problem(&w, &l)).unwrap();
-            let Some((shape, errors)) = prepared.best_shape(limit).unwrap() else { continue };
+            let Some((shape, errors)) = prepared.best_shape(limit, None).unwrap() else { continue };
             let layout = shape.layout(d1, d2, ValueType::Bf16);
             prop_assert!(sparseland_compress::problem::cost(&layout, accounting) <= limit.cost);
             let truth = problem(&w, &l).errors(&product(&prepared.factors(shape).unwrap())).unwrap();

@@ -29,11 +29,14 @@ mod bitmask;
 mod buffer;
 mod csr;
 mod dense;
+mod gemm;
 mod kernels;
 mod layout;
 mod matrix;
 mod nofm;
 mod product;
+mod real;
+pub mod simd;
 mod storage;
 mod values;
 
@@ -41,10 +44,12 @@ pub use bitmask::Bitmask;
 pub use buffer::Buffer;
 pub use csr::{Csc, Csr};
 pub use dense::Dense;
+pub use gemm::{Threads, View, ViewMut, gemm};
 pub use layout::Layout;
 pub use matrix::{LinearMap, Matrix, apply_many};
 pub use nofm::NofM;
 pub use product::{Product, Sum};
+pub use real::Real;
 pub use storage::{MatrixError, Part, PartType};
 pub use values::{Element, ValueType, Values};
 

@@ -37,7 +37,11 @@ impl Factorizer for PlainSvd {
 }
 
 impl PreparedLayer for Prepared {
-    fn best_shape(&self, limit: Limit) -> Result<Option<(FactorShape, Errors)>, CompressError> {
+    fn best_shape(
+        &self,
+        limit: Limit,
+        _: Option<FactorShape>,
+    ) -> Result<Option<(FactorShape, Errors)>, CompressError> {
         let shape = (self.problem.weight.rows, self.problem.weight.cols);
         let Some(shape) = FactorShape::fitting(shape, 1.0, limit) else {
             return Ok(None);

@@ -50,7 +50,11 @@ impl Factorizer for SvdLlm {
 }
 
 impl PreparedLayer for Prepared {
-    fn best_shape(&self, limit: Limit) -> Result<Option<(FactorShape, Errors)>, CompressError> {
+    fn best_shape(
+        &self,
+        limit: Limit,
+        _: Option<FactorShape>,
+    ) -> Result<Option<(FactorShape, Errors)>, CompressError> {
         let sides = (self.problem.weight.rows, self.problem.weight.cols);
         let Some(shape) = FactorShape::fitting(sides, 1.0, limit) else {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! The closed-form factorisation at one shape: selection, refill, dictionary refit, errors.
 
-use sparseland_linalg::{Mat, matmul, matmul_transposed_left, matmul_transposed_right, solve_spd};
+use sparseland_linalg::{Mat, gram, matmul, matmul_transposed_left, matmul_transposed_right, solve_spd};
 
 use super::{Basis, Rocket};
 use crate::CompressError;
@@ -20,6 +20,8 @@ pub(crate) struct Fit {
     pub(crate) gram: Mat<f64>,
     /// `S Cᵀ: k x r`.
     pub(crate) cross: Mat<f64>,
+    /// The ridge whose normal equations the dictionary solves, if it does.
+    pub(crate) ridge: Option<f64>,
 }
 
 /// Steps 2 and 3 of the method.
@@ -87,9 +89,9 @@ impl Fit {
         coefficients: Mat<f64>,
         dictionary: Mat<f64>,
     ) -> Result<Self, CompressError> {
-        let gram = matmul_transposed_left(&coefficients, &coefficients)?;
+        let gram = gram(&coefficients);
         let cross = matmul_transposed_left(&coefficients, &basis.coefficients)?;
-        Ok(Self { coefficients, dictionary, gram, cross })
+        Ok(Self { coefficients, dictionary, gram, cross, ridge: None })
     }
 
     /// `D'ᵀ = (S Sᵀ + eps I)⁻¹ S Cᵀ`.
@@ -100,6 +102,7 @@ impl Fit {
         let eps = (ridge * trace / k as f64).max(RIDGE_FLOOR.min(ridge));
         (0..k).for_each(|i| damped.data[i * k + i] += eps);
         self.dictionary = solve_spd(&damped, &self.cross)?;
+        self.ridge = Some(eps);
         Ok(())
     }
 
@@ -107,7 +110,15 @@ impl Fit {
     /// `||C - D'S||² = ||C||² - 2 <D', C Sᵀ> + <D' S Sᵀ, D'>`, and the same with `AᵀA` in between for
     /// `||A (C - D'S)||² = ||W - D S||²`.
     pub(crate) fn errors(&self, basis: &Basis) -> Result<Errors, CompressError> {
-        let fitted = matmul(&self.gram, &self.dictionary)?;
+        // S Sᵀ D'ᵀ, which the normal equations give without a product.
+        let fitted = match self.ridge {
+            Some(eps) => {
+                let mut fitted = self.cross.clone();
+                fitted.data.iter_mut().zip(&self.dictionary.data).for_each(|(f, d)| *f -= eps * d);
+                fitted
+            }
+            None => matmul(&self.gram, &self.dictionary)?,
+        };
         let seen = matmul(&self.dictionary, &basis.atoms_gram)?;
         let sum = |d: &Mat<f64>| {
             let terms = d.data.iter().zip(&fitted.data).zip(&self.cross.data);

@@ -127,44 +127,53 @@ impl Basis {
 }
 
 impl PreparedLayer for Prepared {
-    /// Searches the grid of `rho`: every fourth ratio first, then the neighbours of the best, since
-    /// the error is a smooth function of `rho` with one valley (checked against the full grid in the
-    /// tests). Ranked by the output error, which the factorisation minimises.
-    fn best_shape(&self, limit: Limit) -> Result<Option<(FactorShape, Errors)>, CompressError> {
+    /// Searches the grid of `rho`, ranked by the output error, which the factorisation minimises. The error
+    /// is a smooth function of `rho` with one valley (checked against the full grid in the tests): every
+    /// fourth ratio first, then ever closer neighbours of the best. The best ratio of a limit close by
+    /// replaces the first round.
+    fn best_shape(
+        &self,
+        limit: Limit,
+        near: Option<FactorShape>,
+    ) -> Result<Option<(FactorShape, Errors)>, CompressError> {
         let grid = &self.rocket.rho_grid;
-        let mut tried: Vec<Option<Option<(FactorShape, Errors)>>> = vec![None; grid.len()];
+        let mut tried = vec![false; grid.len()];
         let mut best: Option<(usize, FactorShape, Errors)> = None;
-        let mut stride = 4;
-        let mut centre = None;
+        let mut stride = if near.is_some() { 2 } else { 4 };
+        let mut candidates: Vec<usize> = match near {
+            Some(FactorShape { k, s }) => {
+                let rho = k as f64 / s as f64;
+                let distance = |i: &usize| (grid[*i] - rho).abs();
+                (0..grid.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).into_iter().collect()
+            }
+            None => (0..grid.len()).step_by(stride).chain(grid.len().checked_sub(1)).collect(),
+        };
         loop {
-            let candidates: Vec<usize> = match centre {
-                None => (0..grid.len()).step_by(stride).chain(grid.len().checked_sub(1)).collect(),
-                Some(c) => [usize::checked_sub(c, stride), Some(c + stride)].into_iter().flatten().collect(),
-            };
-            for index in candidates.into_iter().filter(|&i| i < grid.len()) {
-                if tried[index].is_some() {
+            let before = best.map(|(index, ..)| index);
+            for index in candidates {
+                if index >= grid.len() || std::mem::replace(&mut tried[index], true) {
                     continue;
                 }
-                let shape = FactorShape::fitting(self.basis.sides(), grid[index], limit);
-                let result = match shape {
-                    Some(shape) => Some((shape, self.errors(shape)?)),
-                    None => None,
-                };
-                tried[index] = Some(result);
-                if let Some((shape, errors)) = result
-                    && best.is_none_or(|(_, _, b)| errors.output < b.output)
-                {
-                    best = Some((index, shape, errors));
+                if let Some(shape) = FactorShape::fitting(self.basis.sides(), grid[index], limit) {
+                    let errors = self.errors(shape)?;
+                    if best.is_none_or(|(_, _, b)| errors.output < b.output) {
+                        best = Some((index, shape, errors));
+                    }
                 }
             }
-            let Some((index, ..)) = best else { return Ok(None) };
-            if centre.is_some() && stride == 1 {
-                break;
+            let Some((index, ..)) = best else {
+                // The neighbour's ratio may be out of reach where another is not.
+                return if near.is_some() { self.best_shape(limit, None) } else { Ok(None) };
+            };
+            if before == Some(index) {
+                if stride == 1 {
+                    break;
+                }
+                stride /= 2;
+            } else if before.is_none() && near.is_none() {
+                stride /= 2;
             }
-            if centre.is_some() || stride > 1 {
-                stride = (stride / 2).max(1);
-            }
-            centre = Some(index);
+            candidates = [index.checked_sub(stride), Some(index + stride)].into_iter().flatten().collect();
         }
         Ok(best.map(|(_, shape, errors)| (shape, errors)))
     }
