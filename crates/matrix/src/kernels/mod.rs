@@ -2,7 +2,7 @@
 
 pub(crate) mod batch;
 mod batch_rows;
-mod batch_simd;
+pub(crate) mod batch_simd;
 #[cfg(test)]
 mod batch_tests;
 #[cfg(target_arch = "x86_64")]
@@ -18,6 +18,7 @@ mod gemv_scalar;
 #[cfg(test)]
 mod gemv_tests;
 mod gemv_transposed;
+pub(crate) mod pattern;
 
 /// Writes the positions of the set bits of `mask` and gives their number; `out` must have room for
 /// 32 more.

@@ -1,0 +1,76 @@
+//! The operations, one file per kind; each adds its constructor to [`Tape`](crate::Tape).
+
+mod attention;
+mod convolution;
+mod dropout;
+mod elementwise;
+mod embedding;
+mod linear;
+mod loss;
+mod norm;
+mod reduce;
+mod sparse;
+
+pub use attention::AttentionShape;
+pub use convolution::{ConvShape, PoolShape};
+pub use elementwise::Activation;
+pub use loss::IGNORED;
+pub use norm::BatchStatistics;
+
+use rayon::prelude::*;
+use sparseland_matrix::Real;
+
+/// Numbers that one thread handles at a time in element-wise loops.
+const PIECE: usize = 1 << 14;
+
+/// Runs `f` over equal pieces of the output and of one input.
+fn pieces<R: Real>(x: &[R], y: &mut [R], f: impl Fn(&[R], &mut [R]) + Sync) {
+    if y.len() <= PIECE {
+        return f(x, y);
+    }
+    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| f(x, y));
+}
+
+/// Runs `f` over equal pieces of the output and of two inputs.
+fn pieces2<R: Real>(a: &[R], b: &[R], y: &mut [R], f: impl Fn(&[R], &[R], &mut [R]) + Sync) {
+    if y.len() <= PIECE {
+        return f(a, b, y);
+    }
+    let inputs = a.par_chunks(PIECE).zip(b.par_chunks(PIECE));
+    y.par_chunks_mut(PIECE).zip(inputs).for_each(|(y, (a, b))| f(a, b, y));
+}
+
+/// Runs of rows that one thread handles at a time: about [`PIECE`] numbers, whatever the number of threads.
+fn rows_per_piece(cols: usize) -> usize {
+    (PIECE / cols.max(1)).max(1)
+}
+
+sparseland_matrix::vectorised! {
+    /// `y += x`.
+    fn add_to<R: Real>(x: &[R], y: &mut [R]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += *x;
+        }
+    }
+
+    /// `y += a x`.
+    fn add_scaled<R: Real>(a: R, x: &[R], y: &mut [R]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += a * *x;
+        }
+    }
+}
+
+/// `sums[j] += sum_i x[i][j]` over the rows of `x`, in an order that depends on the shape alone.
+fn add_column_sums<R: Real>(x: &[R], cols: usize, sums: &mut [R]) {
+    let per_piece = rows_per_piece(cols) * cols;
+    let parts: Vec<Vec<R>> = x
+        .par_chunks(per_piece)
+        .map(|rows| {
+            let mut part = vec![R::ZERO; cols];
+            rows.chunks_exact(cols).for_each(|row| add_to(row, &mut part));
+            part
+        })
+        .collect();
+    parts.iter().for_each(|part| add_to(part, sums));
+}
