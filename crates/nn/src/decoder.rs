@@ -10,7 +10,7 @@ use crate::linear::{Linear, LoadOptions, load_dense, load_vector, load_weight};
 use crate::structure::{HEAD, Structure};
 use crate::{ModelConfig, NnError};
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Tokens for which a cache takes memory at once; beyond them it doubles.
 const RESERVED: usize = 1024;

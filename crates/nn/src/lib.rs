@@ -4,6 +4,9 @@
 //! stored type; every linear layer holds a [`sparseland_matrix::Matrix`] of any structure, as the
 //! `sparseland` section of `config.json` says ([`structure`]).
 //!
+//! [`TrainableDecoder`] is the same network on a tape, each weight under a
+//! [`Parametrisation`](sparseland_tape::Parametrisation) of its own.
+//!
 //! [`Block`]s load one at a time and show the inputs of their linear layers to an observer, so that
 //! calibration streams through a model that is never wholly in memory.
 #![deny(missing_docs)]
@@ -21,6 +24,7 @@ mod perplexity;
 mod rope;
 pub mod structure;
 mod tokenizer;
+mod trainable;
 
 pub use block::{Block, Observer, Workspace};
 pub use config::{Activation, Architecture, ModelConfig, RopeScaling};
@@ -30,3 +34,4 @@ pub use generate::{Generation, Sampler, Stop, generate};
 pub use linear::{Linear, LinearInput, LinearSite, LoadOptions};
 pub use perplexity::{Convention, score};
 pub use tokenizer::{Encoding, Streaming, Tokenizer};
+pub use trainable::{TrainableDecoder, TrainableLinear};

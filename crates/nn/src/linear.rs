@@ -119,7 +119,7 @@ impl LinearSite {
         }
     }
 
-    fn has_bias(self, config: &ModelConfig) -> bool {
+    pub(crate) fn has_bias(self, config: &ModelConfig) -> bool {
         match self {
             Self::Q | Self::K | Self::V => config.attention_bias.0,
             Self::O => config.attention_bias.1,

@@ -53,6 +53,7 @@ fn products() {
     let b = p.add_normal("b", &[5], 1.0, &mut rng);
     check("linear", p, &[input(3, 4, &mut rng)], |t, p, x| {
         let y = t.linear(p, x[0], w, Some(b));
+        let y = t.bias(p, y, b);
         weigh(t, p, y)
     });
     check("matmul", Parameters::new(), &[input(3, 4, &mut rng), input(4, 2, &mut rng)], |t, p, x| {

@@ -55,6 +55,34 @@ impl<R: Real> Op<R> for Linear {
     }
 }
 
+/// `Y = X + b` for every row.
+struct Bias {
+    parameters: [ParamId; 1],
+    cols: usize,
+}
+
+impl<R: Real> Op<R> for Bias {
+    fn name(&self) -> &'static str {
+        "bias"
+    }
+
+    fn parameters(&self) -> &[ParamId] {
+        &self.parameters
+    }
+
+    fn forward(&mut self, on: Forward<'_, R>) {
+        on.output.copy_from_slice(on.inputs[0]);
+        add_bias(on.parameters.value(self.parameters[0]), on.output);
+    }
+
+    fn backward(&mut self, on: Backward<'_, R>) {
+        if let Some(dx) = &mut on.gradients[0] {
+            super::pieces(on.gradient, dx.add(), add_to);
+        }
+        add_column_sums(on.gradient, self.cols, on.parameters.value_and_gradient(self.parameters[0]).1);
+    }
+}
+
 /// `C = A B` of two values.
 struct MatMul {
     shape: (usize, usize, usize),
@@ -104,6 +132,16 @@ impl<R: Real> Tape<R> {
         assert!(bias.is_none_or(|b| parameters.value(b).len() == cols), "the bias does not fit the weight");
         let op = Linear { parameters: std::iter::once(weight).chain(bias).collect(), rows, inner, cols };
         self.push(parameters, op, &[x], rows, cols)
+    }
+
+    /// `x + bias` for every row.
+    ///
+    /// # Panics
+    /// If the bias has not one number per column.
+    pub fn bias(&mut self, parameters: &Parameters<R>, x: Var, bias: ParamId) -> Var {
+        let (rows, cols) = self.shape(x);
+        assert_eq!(parameters.value(bias).len(), cols, "the bias does not fit");
+        self.push(parameters, Bias { parameters: [bias], cols }, &[x], rows, cols)
     }
 
     /// `A B`.
