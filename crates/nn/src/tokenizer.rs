@@ -35,12 +35,19 @@ impl Tokenizer {
             )));
         }
         let config = ModelConfig::from_checkpoint(checkpoint)?;
-        let bytes = checkpoint.read_file("tokenizer.json")?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes.as_ref()).map_err(wrap)?;
+        Self::from_bytes(&checkpoint.read_file("tokenizer.json")?, &config)
+    }
+
+    /// The tokenizer of a `tokenizer.json` at hand, for a model of the given configuration.
+    ///
+    /// # Errors
+    /// If it is not understood.
+    pub fn from_bytes(bytes: &[u8], config: &ModelConfig) -> Result<Self, NnError> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrap)?;
         // Some files ask for texts to be cut or filled up to one length: never what is meant here.
         inner.with_truncation(None).map_err(wrap)?;
         inner.with_padding(None);
-        Ok(Self { inner, bos: config.bos, eos: config.eos })
+        Ok(Self { inner, bos: config.bos, eos: config.eos.clone() })
     }
 
     /// Token that begins a text.

@@ -8,8 +8,8 @@ use sparseland_core::Context;
 use sparseland_data::{Checkpoint, TensorFile, TensorSource};
 use sparseland_matrix::{Bitmask, Csr, Dense, LinearMap, Matrix, Product, ValueType};
 use sparseland_nn::{Decoder, TrainableDecoder};
-use sparseland_tape::weight::{DenseWeight, FixedStructure};
 use sparseland_tape::Tape;
+use sparseland_tape::weight::{DenseWeight, FixedStructure};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

@@ -23,7 +23,9 @@ Examples:
   sparseland compress MODEL_DIR --remove 0.3 --calibration my.txt --out small/
   sparseland eval small/ --text held-out.txt
   sparseland generate small/ --prompt \"The boat\" --tokens 60
-  sparseland inspect small/";
+  sparseland inspect small/
+  sparseland train heal small/ --text my.txt --out healed/
+  sparseland train lm recipe.toml --out model/";
 
 /// Sparse and low-rank structure in machine learning, for real: in the file, in memory and in the
 /// products.
@@ -56,6 +58,7 @@ enum Command {
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
+    Train(commands::train::Train),
     Bench(commands::bench::Bench),
     Methods(commands::methods::Methods),
     Reproduce(commands::reproduce::Reproduce),
@@ -94,6 +97,7 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
         Command::Eval(command) => command.run(&context),
         Command::Generate(command) => command.run(&context),
         Command::Inspect(command) => command.run(),
+        Command::Train(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
         Command::Methods(command) => command.run(),
         Command::Reproduce(command) => command.run(&context),

@@ -68,6 +68,12 @@ pub trait Parametrisation<R: Real>: Send {
     /// The weight as used, as a matrix to store and run.
     fn export(&self, parameters: &Parameters<R>, values: ValueType) -> Matrix;
 
+    /// Named counts since the last report (flips of a mask, say), to be summed over layers and shown beside the
+    /// metrics.
+    fn report(&mut self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
     /// What cannot be derived from the masters, for checkpoints.
     fn state(&self) -> Vec<u8> {
         Vec::new()

@@ -8,8 +8,8 @@ use sparseland_matrix::{Bitmask, Csr, Dense, LinearMap, Matrix, Pattern, Product
 use sparseland_tape::check::gradient_error;
 use sparseland_tape::weight::FixedStructure;
 use sparseland_tape::{
-    Activation, AttentionShape, BatchStatistics, ConvShape, IGNORED, Parameters, Parametrisation, PoolShape,
-    Tape, Var,
+    Activation, AttentionShape, BatchStatistics, ConvShape, IGNORED, Masked, Parameters, Parametrisation,
+    PatchShape, PoolShape, Tape, Var,
 };
 
 type Input = (usize, usize, Vec<f64>);
@@ -366,6 +366,8 @@ fn sparse_weights() {
     let values = p.add_normal("values", &[entries.len()], 1.0, &mut rng);
     check("sparse linear", p, &[input(4, 6, &mut rng)], |t, p, x| {
         let y = t.sparse_linear(p, x[0], &pattern, values);
+        let y = t.activation(p, y, Activation::Tanh);
+        let y = t.add_sparse_linear(p, x[0], y, &pattern, values);
         weigh(t, p, y)
     });
     let sparse = |rows, cols, rng: &mut Pcg64| {
@@ -386,4 +388,59 @@ fn sparse_weights() {
     assert_eq!(export.layout(), matrix.layout());
     let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
     assert!(close(&export.to_dense(), &matrix.to_dense()));
+}
+
+#[test]
+fn patches_and_masks() {
+    let mut rng = rng();
+    let shape = PatchShape { height: 4, width: 5, channels: 2, side: 3, stride: 1, padding: 1 };
+    let pool = PatchShape { side: 2, stride: 2, padding: 0, channels: 3, ..shape };
+    let mut p = Parameters::new();
+    let w = p.add_normal("w", &[3, shape.patch_len()], 1.0, &mut rng);
+    let x = [input(2, 40, &mut rng)];
+    check("patches", p.clone(), &x, |t, p, x| {
+        let rows = t.patches(p, x[0], shape);
+        let y = t.linear(p, rows, w, None);
+        let y = t.max_pool_last(p, y, pool);
+        weigh(t, p, y)
+    });
+    // The same convolution with channels first.
+    let first = ConvShape { channels: 2, height: 4, width: 5, kernel: 3, stride: 1, padding: 1 };
+    let reorder = |v: &[f64], inner: usize, outer: usize| -> Vec<f64> {
+        (0..outer).flat_map(|o| (0..inner).map(move |i| v[i * outer + o])).collect()
+    };
+    let images: Vec<f64> = x[0].2.chunks(40).flat_map(|image| reorder(image, 20, 2)).collect();
+    let kernels: Vec<f64> = p.value(w).chunks(18).flat_map(|kernel| reorder(kernel, 9, 2)).collect();
+    let mut q = Parameters::new();
+    let kernels = q.add("w", &[3, 18], &kernels);
+    let mut tape = Tape::new();
+    let a = tape.input(2, 40, &images);
+    let a = tape.convolution(&q, a, kernels, None, first);
+    let b = tape.input(2, 40, &x[0].2);
+    let b = tape.patches(&p, b, shape);
+    let b = tape.linear(&p, b, w, None);
+    let b: Vec<f64> = tape.value(b).chunks(60).flat_map(|image| reorder(image, 20, 3)).collect();
+    assert!(tape.value(a).iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-12));
+
+    // Straight through: the gradient of the used weight, given to every entry.
+    let mut p = Parameters::new();
+    let w = p.add_normal("w", &[3, 4], 1.0, &mut rng);
+    let mask: Vec<bool> = (0..12).map(|i| i % 3 != 0).collect();
+    let used: Vec<f64> = p.value(w).iter().zip(&mask).map(|(w, &m)| if m { *w } else { 0.0 }).collect();
+    let mut q = Parameters::new();
+    let dense = q.add("w", &[3, 4], &used);
+    let masked = Arc::new(Masked { mask, packed: None });
+    let x = input(5, 4, &mut rng);
+    let mut tape = Tape::new();
+    let v = tape.variable(5, 4, &x.2);
+    let y = tape.masked_linear(&p, v, w, &masked);
+    let loss = weigh(&mut tape, &p, y);
+    tape.backward(loss, &mut p);
+    let mut other = Tape::new();
+    let u = other.variable(5, 4, &x.2);
+    let y = other.linear(&q, u, dense, None);
+    let loss = weigh(&mut other, &q, y);
+    other.backward(loss, &mut q);
+    assert_eq!(p.gradient(w), q.gradient(dense));
+    assert_eq!(tape.gradient(v), other.gradient(u));
 }

@@ -9,6 +9,7 @@ pub mod generate;
 pub mod inspect;
 pub mod methods;
 pub mod reproduce;
+pub mod train;
 
 use std::io::Write;
 

@@ -13,6 +13,11 @@ use sparseland_eval::table::{Column, Table, human_seconds};
 
 use crate::registry;
 
+/// The folder of real data: `SPARSELAND_DATA`, or the one that stands beside the repository.
+pub fn data_dir() -> PathBuf {
+    std::env::var_os("SPARSELAND_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from)
+}
+
 /// Runs a system's acceptance experiment and prints claim against measurement.
 #[derive(Args)]
 pub struct Reproduce {

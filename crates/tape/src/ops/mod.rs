@@ -7,7 +7,9 @@ mod elementwise;
 mod embedding;
 mod linear;
 mod loss;
+mod masked;
 mod norm;
+mod patches;
 mod reduce;
 mod sparse;
 
@@ -15,7 +17,9 @@ pub use attention::AttentionShape;
 pub use convolution::{ConvShape, PoolShape};
 pub use elementwise::Activation;
 pub use loss::IGNORED;
+pub use masked::Masked;
 pub use norm::BatchStatistics;
+pub use patches::PatchShape;
 
 use rayon::prelude::*;
 use sparseland_matrix::Real;

@@ -57,8 +57,7 @@ const RUNGS: [(&str, MethodName, AllocationName); 4] = [
 
 /// Runs the ladder on every model that is at hand.
 pub fn run(config: &Config, context: &Context) -> Result<Reproduction> {
-    let root =
-        std::env::var_os("SPARSELAND_DATA").map_or_else(|| PathBuf::from("../shared/data"), PathBuf::from);
+    let root = super::data_dir();
     let (mut experiments, mut notes) = (Vec::new(), Vec::new());
     for model in &config.model {
         let dir = model.dir.as_ref().map(|dir| root.join(dir));
