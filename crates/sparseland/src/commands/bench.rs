@@ -2,6 +2,7 @@
 
 mod decode;
 mod kernels;
+mod training;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -18,6 +19,7 @@ pub struct Bench {
 enum What {
     Kernels(kernels::Kernels),
     Decode(decode::Decode),
+    Training(training::Training),
 }
 
 impl Bench {
@@ -26,6 +28,7 @@ impl Bench {
         match self.what {
             What::Kernels(command) => command.run(),
             What::Decode(command) => command.run(context),
+            What::Training(command) => command.run(context),
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use sparseland_core::{Context, Event};
 use sparseland_data::Checkpoint;
-use sparseland_eval::Plot;
+use sparseland_eval::plot::Plot;
 use sparseland_eval::table::{Column, Table, human_bytes, human_count, human_seconds};
 use sparseland_matrix::ValueType;
 use sparseland_train::methods::heal;
@@ -176,25 +176,28 @@ impl Heal {
 fn read(path: &Path) -> Result<Recipe> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut recipe = Recipe::parse(&text).with_context(|| path.display().to_string())?;
-    // Paths in a recipe are relative to it.
-    let base = path.parent().unwrap_or(Path::new("."));
-    let data = &mut recipe.data;
-    let lists = data.text.iter_mut().chain(&mut data.validation_text);
-    for p in lists.chain(&mut data.tokenizer).chain(&mut data.images).chain(&mut data.validation_images) {
-        *p = resolve(base, p);
-        if !p.exists() {
-            bail!("{}: {} does not exist", path.display(), p.display());
-        }
-    }
+    resolve_paths(&mut recipe, path.parent().unwrap_or(Path::new(".")))
+        .with_context(|| path.display().to_string())?;
     Ok(recipe)
 }
 
-/// A recipe's path; `$SPARSELAND_DATA/...` lies in the shared data.
-fn resolve(base: &Path, path: &Path) -> PathBuf {
-    match path.strip_prefix("$SPARSELAND_DATA") {
-        Ok(rest) => super::reproduce::data_dir().join(rest),
-        Err(_) => base.join(path),
+/// Makes a recipe's paths whole: relative ones start at `base`, and `$SPARSELAND_DATA/...` lies in the real data.
+///
+/// # Errors
+/// If one does not exist.
+pub fn resolve_paths(recipe: &mut Recipe, base: &Path) -> Result<()> {
+    let data = &mut recipe.data;
+    let lists = data.text.iter_mut().chain(&mut data.validation_text);
+    for path in lists.chain(&mut data.tokenizer).chain(&mut data.images).chain(&mut data.validation_images) {
+        *path = match path.strip_prefix("$SPARSELAND_DATA") {
+            Ok(rest) => super::reproduce::data_dir().join(rest),
+            Err(_) => base.join(&path),
+        };
+        if !path.exists() {
+            bail!("{} does not exist", path.display());
+        }
     }
+    Ok(())
 }
 
 fn language(
@@ -306,7 +309,9 @@ fn curve(outcome: &Outcome) -> String {
 
 fn to_text(record: &Record, out: Option<&Path>) -> String {
     let mut table = Table::new([Column::text(""), Column::text("")]);
-    let mut row = |name: &str, value: String| table.row([name.into(), value.into()]);
+    let mut row = |name: &str, value: String| {
+        table.row([name.into(), value.into()]);
+    };
     if let Some(last) = record.outcome.curve.last() {
         row("training loss", format!("{:.4}", last.loss));
         for (name, value) in &last.metrics {
