@@ -12,7 +12,7 @@ use sparseland_nn::{ModelConfig, Tokenizer, TrainableDecoder};
 use sparseland_tape::weight::{DenseWeight, WeightError};
 use sparseland_tape::{Parameters, Tape, Var};
 
-use crate::{Corpus, MethodRecipe, OptimiserKind, Recipe, Task, TrainError, Weights};
+use crate::{Corpus, DataRecipe, MethodRecipe, OptimiserKind, Recipe, Task, TrainError, Weights};
 
 /// Sequences of a validation.
 const WINDOWS: usize = 128;
@@ -138,9 +138,10 @@ impl LanguageModel {
             return Err(TrainError::Recipe("`data.text` names no file".into()));
         }
         let held_out = if data.validation_text.is_empty() { data.held_out } else { 0.0 };
-        let (training, mut validation) = Corpus::read(&data.text, held_out, &text.tokenizer)?;
+        let (training, mut validation) = Corpus::read(data, &data.text, held_out, &text.tokenizer)?;
         if !data.validation_text.is_empty() {
-            validation = Corpus::read(&data.validation_text, 0.0, &text.tokenizer)?.0;
+            let once = DataRecipe { repeat: Vec::new(), ..data.clone() };
+            validation = Corpus::read(&once, &data.validation_text, 0.0, &text.tokenizer)?.0;
         }
         for (what, corpus) in [("training", &training), ("validation", &validation)] {
             if corpus.len() <= data.sequence && !(what == "validation" && corpus.is_empty()) {

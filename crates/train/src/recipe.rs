@@ -58,6 +58,15 @@ pub struct DataRecipe {
     /// For language models: text files (`.txt`, `.jsonl`, compressed or not).
     #[serde(default)]
     pub text: Vec<PathBuf>,
+    /// How often each training text is repeated in a pass, in their order; once each if empty.
+    #[serde(default)]
+    pub repeat: Vec<usize>,
+    /// A line between documents of a text file, such as `* * *`; without, a file is one document.
+    #[serde(default)]
+    pub separator: Option<String>,
+    /// Whether typographic quotes and dashes become ASCII and hard-wrapped lines paragraphs.
+    #[serde(default)]
+    pub plain: bool,
     /// Text held out for validation; without, the tail of every training text is.
     #[serde(default)]
     pub validation_text: Vec<PathBuf>,
@@ -247,6 +256,10 @@ impl Recipe {
             format!("`held_out` is {}, not in 0..1", self.data.held_out),
         )?;
         ensure(self.data.sequence > 0, "`sequence` is 0".into())?;
+        ensure(
+            self.data.repeat.is_empty() || self.data.repeat.len() == self.data.text.len(),
+            format!("`repeat` has {} numbers for {} texts", self.data.repeat.len(), self.data.text.len()),
+        )?;
         match &self.method {
             MethodRecipe::Dense => Ok(()),
             MethodRecipe::SrSte(m) => m.check().map_err(TrainError::Recipe),

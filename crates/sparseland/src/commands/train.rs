@@ -140,6 +140,9 @@ impl Heal {
             data: DataRecipe {
                 text: self.text,
                 validation_text: self.validation_text,
+                repeat: Vec::new(),
+                separator: None,
+                plain: false,
                 held_out: 0.05,
                 tokenizer: None,
                 sequence: self.sequence,
