@@ -141,6 +141,166 @@ fn bad_input_is_refused_in_one_line() {
     assert!(!dir.path().join("out").exists(), "a refused run left something behind");
 }
 
+/// Copies a checkpoint's directory and lets `damage` change it.
+fn damaged(dir: &std::path::Path, from: &str, damage: impl FnOnce(&std::path::Path)) -> String {
+    let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(from);
+    let to = dir.join("damaged");
+    let _ = std::fs::remove_dir_all(&to);
+    std::fs::create_dir(&to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+    damage(&to);
+    to.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn damaged_checkpoints_are_refused_with_place_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let compress = |model: &str| refused(&["compress", model, "--no-eval", "--out", out.to_str().unwrap()]);
+    let weights = |dir: &std::path::Path| dir.join("model.safetensors");
+    let edit = |dir: &std::path::Path, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = std::fs::read(weights(dir)).unwrap();
+        change(&mut bytes);
+        std::fs::write(weights(dir), bytes).unwrap();
+    };
+    let bundled = "assets/model";
+    // A bf16 NaN in the middle of the weights.
+    let model = damaged(dir.path(), bundled, |dir| {
+        edit(dir, &|bytes| {
+            let at = (bytes.len() / 2) & !1;
+            bytes[at..at + 2].copy_from_slice(&0x7fc0u16.to_le_bytes());
+        });
+    });
+    let error = compress(&model);
+    assert!(error.contains("NaN") && error.contains("model.layers."), "{error}");
+    let model = damaged(dir.path(), bundled, |dir| edit(dir, &|bytes| bytes.truncate(bytes.len() - 100)));
+    assert!(compress(&model).contains("model.safetensors"));
+    let model = damaged(dir.path(), bundled, |dir| {
+        edit(dir, &|bytes| bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes()))
+    });
+    assert!(compress(&model).contains("header"));
+    // The header's first pair of offsets moved onto another tensor.
+    let model = damaged(dir.path(), bundled, |dir| {
+        edit(dir, &|bytes| {
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let text = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+            let changed = text.replacen("BF16", "F16 ", 1).replacen("\"F16 \"", "\"F64\" ", 1);
+            bytes[8..8 + length].copy_from_slice(changed.as_bytes());
+        });
+    });
+    assert!(compress(&model).contains("model.safetensors"));
+    let model = damaged(dir.path(), bundled, |dir| {
+        let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        std::fs::write(
+            dir.join("config.json"),
+            config.replace("\"hidden_size\": 192", "\"hidden_size\": 193"),
+        )
+        .unwrap();
+    });
+    assert!(compress(&model).contains("193"));
+    let model = damaged(dir.path(), "../nn/tests/fixtures/llama-llama3", |dir| {
+        std::fs::remove_file(dir.join("model-00002-of-00003.safetensors")).unwrap();
+    });
+    let error = refused(&["inspect", &model]);
+    assert!(error.contains("model-00002-of-00003.safetensors"), "{error}");
+    assert!(!out.exists(), "a refused run left something behind");
+    // A directory that cannot be made: its parent is a file.
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = refused(&["compress", "--no-eval", "--out", file.join("out").to_str().unwrap()]);
+    assert!(error.contains("file"), "{error}");
+}
+
+#[test]
+fn training_refuses_before_it_works_and_healing_keeps_the_structure() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let recipe = |text: &str| {
+        std::fs::write(path("recipe.toml"), text).unwrap();
+        refused(&["train", "lm", &path("recipe.toml"), "--out", &path("run")])
+    };
+    let training = "[training]\nsteps = 2\nbatch = 2\nlearning_rate = 0.001\n";
+    assert!(recipe(&format!("[data]\n{training}wamrup = 3\n")).contains("wamrup"));
+    assert!(
+        recipe(&format!("[data]\ntext = [\"none.txt\"]\n{training}")).contains("none.txt does not exist")
+    );
+    let bad = format!("[data]\n{training}[method]\nname = \"sr-ste\"\nn = 4\nm = 2\n");
+    assert!(recipe(&bad).contains("4:2"));
+    assert!(!dir.path().join("run").exists(), "a refused run left something behind");
+    assert!(
+        refused(&[
+            "train",
+            "heal",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/assets/model"),
+            "--text",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/assets/stories/calibration.txt"),
+            "--out",
+            &path("healed")
+        ])
+        .contains("no structured layer")
+    );
+
+    let small = path("small");
+    json(&[
+        "compress",
+        "--remove",
+        "0.5",
+        "--no-eval",
+        "--calibration-samples",
+        "8",
+        "--calibration-length",
+        "64",
+        "--out",
+        &small,
+        "--json",
+    ]);
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/stories/calibration.txt");
+    let record = json(&[
+        "train",
+        "heal",
+        &small,
+        "--text",
+        text,
+        "--steps",
+        "6",
+        "--batch",
+        "4",
+        "--sequence",
+        "64",
+        "--out",
+        &path("healed"),
+        "--json",
+    ]);
+    assert!(record["trained_parameters"].as_u64().unwrap() < record["parameters"].as_u64().unwrap());
+    let structure = |dir: &str| {
+        let config = std::fs::read_to_string(format!("{dir}/config.json")).unwrap();
+        serde_json::from_str::<Value>(&config).unwrap()["sparseland"].clone()
+    };
+    assert_eq!(structure(&small), structure(&path("healed")));
+    // Masks and codes are the same bytes; values have moved.
+    use sparseland_data::{TensorFile, TensorSource};
+    let open = |dir: &str| TensorFile::open(format!("{dir}/model.safetensors")).unwrap();
+    let (before, after) = (open(&small), open(&path("healed")));
+    let (mut masks, mut moved) = (0, 0);
+    for (name, info) in before.tensors() {
+        let same = before.read(name).unwrap() == after.read(name).unwrap();
+        if matches!(
+            info.dtype,
+            sparseland_data::DType::U8 | sparseland_data::DType::U16 | sparseland_data::DType::U32
+        ) {
+            assert!(same, "{name}");
+            masks += 1;
+        } else {
+            moved += usize::from(!same);
+        }
+    }
+    assert!(masks > 0 && moved > 0);
+    assert!(json(&["eval", &path("healed"), "--json"])["bits_per_byte"].as_f64().unwrap() > 0.0);
+}
+
 #[test]
 fn machine_readable_lists_parse() {
     let methods = json(&["methods", "--json"]);
