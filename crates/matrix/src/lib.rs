@@ -36,6 +36,7 @@ mod nofm;
 mod product;
 mod storage;
 mod values;
+pub mod vector;
 
 pub use bitmask::Bitmask;
 pub use buffer::Buffer;
