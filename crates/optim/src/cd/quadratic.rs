@@ -1,0 +1,368 @@
+//! Penalised least squares: the outer loop over working sets.
+
+use sparseland_matrix::vector;
+
+use super::factor::Factor;
+use super::gram::Gram;
+use super::{Options, Report, StopReason};
+use crate::design::Centred;
+use crate::penalty::Penalty;
+
+/// First working set of a cold start.
+const FIRST: usize = 10;
+/// Ratio of the strengths that a cold start passes through. Small working sets on the way down are
+/// nearly free of features that leave again, so that this is faster than growing one set.
+const DESCENT: f64 = 1.5;
+/// Accuracy on the way down.
+const ROUGH: f64 = 1e-2;
+/// Part of the outer violation to which the inner problem is solved at least.
+const INNER: f64 = 0.1;
+
+/// `||y - Z w||² / (2 N) + sum_j pen_j(w_j)` for one design and many penalties.
+///
+/// The solution, its residual, gradients and the Gram matrix stay between calls of
+/// [`Quadratic::solve`]: a second penalty starts where the first ended.
+#[derive(Debug)]
+pub struct Quadratic<'a> {
+    pub(super) design: Centred<'a>,
+    pub(super) target: Vec<f64>,
+    pub(super) normaliser: f64,
+    /// `z_jᵀ y / N`.
+    pub(super) correlations: Vec<f64>,
+    pub(super) coef: Vec<f64>,
+    pub(super) residual: Vec<f64>,
+    pub(super) gram: Gram,
+    pub(super) factor: Factor,
+    /// `-z_jᵀ r / N` when feature j was last looked at.
+    gradient: Vec<f64>,
+    /// Distance the residual had moved in all by then, from look to look.
+    stamps: Vec<f64>,
+    moved: f64,
+    /// The residual at the last look.
+    checked: Vec<f64>,
+    norms: Vec<f64>,
+}
+
+/// What a look at all features found.
+struct Check {
+    /// Features outside the working set that are not stationary, with their priority.
+    violators: Vec<(f64, u32)>,
+    kkt: f64,
+    gap: Option<f64>,
+    objective: f64,
+}
+
+impl<'a> Quadratic<'a> {
+    /// The problem of `target` (length `n`) on `design`, at `w = 0`. With centring, the target is
+    /// centred here. Cost: one product with every column.
+    ///
+    /// # Panics
+    /// When the target has another length than the design has rows.
+    pub fn new(design: Centred<'a>, mut target: Vec<f64>, normaliser: f64) -> Self {
+        assert_eq!(target.len(), design.rows(), "one target per row");
+        design.centre(&mut target);
+        let p = design.cols();
+        let all: Vec<u32> = (0..p as u32).collect();
+        let mut correlations = vec![0.0; p];
+        design.dots(&all, &target, &mut correlations);
+        correlations.iter_mut().for_each(|c| *c /= normaliser);
+        let gradient = correlations.iter().map(|c| -c).collect();
+        let norms = design.squared_norms().iter().map(|s| s.sqrt()).collect();
+        Self {
+            residual: target.clone(),
+            checked: target.clone(),
+            target,
+            normaliser,
+            correlations,
+            coef: vec![0.0; p],
+            gram: Gram::new(p),
+            factor: Factor::default(),
+            gradient,
+            stamps: vec![0.0; p],
+            moved: 0.0,
+            norms,
+            design,
+        }
+    }
+
+    /// Coefficients of the columns `z_j`.
+    pub fn coefficients(&self) -> &[f64] {
+        &self.coef
+    }
+
+    /// `y - Z w`, centred as `y` is.
+    pub fn residual(&self) -> &[f64] {
+        &self.residual
+    }
+
+    /// The design it was made with.
+    pub fn design(&self) -> &Centred<'a> {
+        &self.design
+    }
+
+    /// `z_jᵀ y / N`: minus the gradient at zero.
+    pub fn correlations(&self) -> &[f64] {
+        &self.correlations
+    }
+
+    /// `||y||² / (2 N)`, the objective at zero.
+    pub fn null_loss(&self) -> f64 {
+        vector::dot(&self.target, &self.target) / (2.0 * self.normaliser)
+    }
+
+    /// `||y - Z w||² / (2 N)`.
+    pub fn loss(&self) -> f64 {
+        vector::dot(&self.residual, &self.residual) / (2.0 * self.normaliser)
+    }
+
+    /// Starts the next solve from `coef`.
+    ///
+    /// # Panics
+    /// When the length is not the number of columns.
+    pub fn set_coefficients(&mut self, coef: &[f64]) {
+        assert_eq!(coef.len(), self.coef.len(), "one coefficient per column");
+        self.coef.copy_from_slice(coef);
+        for (w, norm) in self.coef.iter_mut().zip(&self.norms) {
+            if *norm == 0.0 {
+                *w = 0.0;
+            }
+        }
+        self.refresh_residual();
+    }
+
+    /// Minimises from the current coefficients on.
+    pub fn solve(&mut self, penalty: &dyn Penalty, options: &Options) -> Report {
+        let cold = options.strong_ratio.is_none() && self.coef.iter().all(|w| *w == 0.0);
+        let (steps, ratio) = if cold { self.descent(penalty) } else { (0, 1.0) };
+        for step in (1..=steps).rev() {
+            let Some(stronger) = penalty.strengthened(ratio.powi(step)) else { break };
+            self.approach(stronger.as_ref(), ratio, options);
+        }
+        let warm = Options { strong_ratio: Some(ratio), ..options.clone() };
+        self.minimise(penalty, if steps > 0 { &warm } else { options })
+    }
+
+    /// Number and ratio of the strengths between the least that gives zeros and this one.
+    fn descent(&self, penalty: &dyn Penalty) -> (i32, f64) {
+        let excess = |j: usize| {
+            let threshold = penalty.threshold(j);
+            if threshold > 0.0 { self.correlations[j].abs() / threshold } else { 0.0 }
+        };
+        let top = (0..self.coef.len()).map(excess).fold(1.0, f64::max);
+        let steps = (top.ln() / DESCENT.ln()).ceil().clamp(1.0, 64.0);
+        (steps as i32 - 1, top.powf(1.0 / steps))
+    }
+
+    /// One rough step of a descent: solves on the support and the strong features, then brings all
+    /// gradients up to date.
+    fn approach(&mut self, penalty: &dyn Penalty, ratio: f64, options: &Options) {
+        let rough = Options { strong_ratio: Some(ratio), tol: ROUGH, max_rounds: 0, ..options.clone() };
+        self.minimise(penalty, &rough);
+    }
+
+    fn minimise(&mut self, penalty: &dyn Penalty, options: &Options) -> Report {
+        let p = self.coef.len();
+        let mut screened = vec![false; p];
+        let mut in_work = vec![false; p];
+        let mut work: Vec<u32> = Vec::new();
+        for j in 0..p {
+            if self.norms[j] > 0.0 && (self.coef[j] != 0.0 || penalty.threshold(j) == 0.0) {
+                in_work[j] = true;
+                work.push(j as u32);
+            }
+        }
+        let scale = self.scale(penalty);
+        let mut sweeps = 0;
+        let mut last_kkt = f64::INFINITY;
+        let mut precision = options.tol;
+        let mut rounds = 0;
+        let mut fresh = false;
+        if let Some(ratio) = options.strong_ratio {
+            // The gradients at hand may be old; this only chooses where to begin.
+            let mut strong: Vec<(f64, u32)> = (0..p)
+                .filter(|&j| !in_work[j] && self.norms[j] > 0.0)
+                .map(|j| (self.gradient[j].abs() - penalty.threshold(j) * (2.0 - ratio), j as u32))
+                .filter(|&(excess, _)| excess > 0.0)
+                .collect();
+            let most = (2 * work.len()).max(4 * FIRST);
+            take_largest(&mut strong, most, &mut work, &mut in_work);
+            if !work.is_empty() {
+                sweeps += self.inner(&work, penalty, precision * self.level(&work, penalty, scale), options);
+                fresh = true;
+            }
+        }
+        loop {
+            let check = self.check(penalty, &mut screened, &in_work, fresh || rounds > 0);
+            fresh = true;
+            let done = match check.gap {
+                Some(gap) => (gap <= options.tol * self.null_loss()).then_some(StopReason::Gap),
+                None => (check.kkt <= options.tol * scale).then_some(StopReason::Stationary),
+            };
+            // Rounding alone leaves this much.
+            let floor = 64.0 * f64::EPSILON * scale;
+            let stop = done
+                .or((check.kkt <= floor).then_some(StopReason::Precision))
+                .or((rounds >= options.max_rounds || sweeps >= options.max_sweeps).then_some(StopReason::Limit));
+            if let Some(stop) = stop {
+                return Report {
+                    sweeps,
+                    rounds,
+                    gap: check.gap,
+                    kkt: check.kkt,
+                    objective: check.objective,
+                    working: work.len(),
+                    screened: screened.iter().filter(|s| **s).count(),
+                    converged: stop != StopReason::Limit,
+                    stop,
+                };
+            }
+            rounds += 1;
+            let support = work.iter().filter(|&&j| self.coef[j as usize] != 0.0).count();
+            let mut violators = check.violators;
+            let outside = !violators.is_empty();
+            take_largest(&mut violators, support.max(FIRST), &mut work, &mut in_work);
+            if !outside || check.kkt > 0.5 * last_kkt {
+                // The working set is right but not solved well enough.
+                precision *= 0.1;
+            }
+            last_kkt = check.kkt;
+            let level = self.level(&work, penalty, scale);
+            let rough = if outside { INNER * 0.1 * check.kkt } else { 0.0 };
+            let tol = (precision * level).max(rough).max(0.1 * floor);
+            sweeps += self.inner(&work, penalty, tol, options);
+        }
+    }
+
+    /// The greatest gradient at zero among the coefficients that may move.
+    fn scale(&self, penalty: &dyn Penalty) -> f64 {
+        let free = |j: &usize| penalty.threshold(*j).is_finite();
+        let size = |j: usize| self.correlations[j].abs();
+        (0..self.coef.len()).filter(free).map(size).fold(0.0, f64::max)
+    }
+
+    /// The gradient that matters on the working set: its least positive threshold, at most `scale`.
+    fn level(&self, work: &[u32], penalty: &dyn Penalty, scale: f64) -> f64 {
+        let thresholds = work.iter().map(|&j| penalty.threshold(j as usize));
+        thresholds.filter(|t| *t > 0.0).fold(scale, f64::min)
+    }
+
+    /// Residual of the current coefficients, from scratch.
+    pub(super) fn refresh_residual(&mut self) {
+        let mut residual = self.target.clone();
+        let pairs = self.coef.iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(j, w)| (j, -w));
+        self.design.accumulate(pairs, &mut residual);
+        self.residual = residual;
+    }
+
+    /// Looks at every feature that may violate its condition.
+    fn check(
+        &mut self,
+        penalty: &dyn Penalty,
+        screened: &mut [bool],
+        in_work: &[bool],
+        refresh: bool,
+    ) -> Check {
+        if refresh {
+            self.refresh_residual();
+        }
+        let pairs = self.residual.iter().zip(&self.checked);
+        self.moved += pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
+        self.checked.copy_from_slice(&self.residual);
+        let p = self.coef.len();
+        // An upper bound of the gradient of every feature, without looking.
+        let bound = |gradient: f64, norm: f64, stamp: f64| {
+            gradient.abs() + norm * (self.moved - stamp) / self.normaliser
+        };
+        let mut candidates: Vec<u32> = Vec::new();
+        for j in 0..p {
+            let stale = self.moved > self.stamps[j] || self.coef[j] != 0.0;
+            let needed = in_work[j]
+                || self.coef[j] != 0.0
+                || bound(self.gradient[j], self.norms[j], self.stamps[j]) > penalty.threshold(j);
+            let skip = screened[j] && self.coef[j] == 0.0;
+            if stale && needed && !skip && self.norms[j] > 0.0 {
+                candidates.push(j as u32);
+            }
+        }
+        let mut products = vec![0.0; candidates.len()];
+        self.design.dots(&candidates, &self.residual, &mut products);
+        for (&j, product) in candidates.iter().zip(&products) {
+            self.gradient[j as usize] = -product / self.normaliser;
+            self.stamps[j as usize] = self.moved;
+        }
+        let mut check = Check { violators: vec![], kkt: 0.0, gap: None, objective: self.loss() };
+        // Scale that makes the dual point feasible; None once a penalty has no gap.
+        let mut dual_scale = Some(1.0f64);
+        let mut ridge_square = 0.0;
+        for j in 0..p {
+            if (screened[j] && self.coef[j] == 0.0) || self.norms[j] == 0.0 {
+                continue;
+            }
+            let (w, gradient, threshold) = (self.coef[j], self.gradient[j], penalty.threshold(j));
+            let known = self.stamps[j] == self.moved;
+            if threshold.is_infinite() && w == 0.0 {
+                continue;
+            }
+            if known {
+                let distance = penalty.distance(j, w, gradient);
+                check.kkt = check.kkt.max(distance);
+                if distance > 0.0 && !in_work[j] {
+                    check.violators.push((distance / self.norms[j], j as u32));
+                }
+            }
+            check.objective += penalty.value(j, w);
+            dual_scale = match (dual_scale, penalty.convex_parts(j)) {
+                (Some(scale), Some((l1, l2))) if l1 > 0.0 => {
+                    ridge_square += l2 * w * w;
+                    let push = -gradient - l2 * w;
+                    let push = if penalty.is_positive() { push } else { push.abs() };
+                    Some(if known { scale.max(push / l1) } else { scale })
+                }
+                _ => None,
+            };
+        }
+        if let Some(scale) = dual_scale {
+            let n = self.normaliser;
+            let product = vector::dot(&self.target, &self.residual) / n;
+            let square = 2.0 * self.loss() + ridge_square;
+            let dual = product / scale - square / (2.0 * scale * scale);
+            let gap = (check.objective - dual).max(0.0);
+            check.gap = Some(gap);
+            // The gap-safe sphere. Ridge columns lengthen every feature by at most n ridge.
+            let radius = (2.0 * gap / n).sqrt();
+            for j in 0..p {
+                if screened[j] || self.coef[j] != 0.0 {
+                    continue;
+                }
+                let Some((l1, l2)) = penalty.convex_parts(j) else { continue };
+                let length = (self.norms[j] * self.norms[j] + n * l2).sqrt();
+                let stale = self.norms[j] * (self.moved - self.stamps[j]) / n;
+                if (self.gradient[j].abs() + stale) / scale + length * radius < l1 {
+                    screened[j] = true;
+                }
+            }
+        }
+        check
+    }
+}
+
+/// Moves the `most` entries of highest priority to the working set.
+pub(super) fn take_largest(
+    found: &mut [(f64, u32)],
+    most: usize,
+    work: &mut Vec<u32>,
+    in_work: &mut [bool],
+) {
+    let taken = if found.len() > most {
+        found.select_nth_unstable_by(most - 1, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        &found[..most]
+    } else {
+        &found[..]
+    };
+    let mut features: Vec<u32> = taken.iter().map(|f| f.1).collect();
+    features.sort_unstable();
+    for j in features {
+        in_work[j as usize] = true;
+        work.push(j);
+    }
+}
