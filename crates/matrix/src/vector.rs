@@ -330,6 +330,10 @@ mod x86 {
             while i + 16 <= n {
                 let (low, high) = (_mm512_loadu_pd(py.add(i)), _mm512_loadu_pd(py.add(i + 8)));
                 for c in 0..4 {
+                    // A list of columns mostly goes on with the next four.
+                    let next = px[c].wrapping_add(i + 4 * n);
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(8).cast());
                     sums[c][0] = _mm512_fmadd_pd(T::load8(px[c].add(i)), low, sums[c][0]);
                     sums[c][1] = _mm512_fmadd_pd(T::load8(px[c].add(i + 8)), high, sums[c][1]);
                 }

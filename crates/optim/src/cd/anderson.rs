@@ -25,8 +25,7 @@ impl Anderson {
             .windows(2)
             .map(|pair| pair[1].iter().zip(&pair[0]).map(|(a, b)| a - b).collect())
             .collect();
-        let mut gram =
-            Mat::from_fn(DEPTH, DEPTH, |a, b| vector::dot(&differences[a], &differences[b]));
+        let mut gram = Mat::from_fn(DEPTH, DEPTH, |a, b| vector::dot(&differences[a], &differences[b]));
         // The ridge keeps the system solvable when differences are parallel.
         let ridge = 1e-12 * (0..DEPTH).map(|a| gram.at(a, a)).sum::<f64>();
         (0..DEPTH).for_each(|a| gram.data[a * DEPTH + a] += ridge);

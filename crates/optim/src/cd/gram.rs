@@ -2,6 +2,11 @@
 
 use crate::design::Centred;
 
+/// New columns that are multiplied together with every block.
+const NEW_BLOCK: usize = 8;
+/// Columns of a block: few enough for the first cache at a thousand rows.
+const OLD_BLOCK: usize = 4;
+
 /// `G[a][b] = z_aᵀ z_b / N` for features in the order in which they came, rows of equal stride.
 #[derive(Debug)]
 pub(super) struct Gram {
@@ -72,12 +77,24 @@ impl Gram {
             }
             (self.stride, self.values) = (stride, values);
         }
-        let mut column = vec![0.0; design.rows()];
-        for a in old..new {
-            design.fill(self.features[a] as usize, &mut column);
-            let row = &mut self.values[a * self.stride..a * self.stride + a + 1];
-            design.dots(&self.features[..=a], &column, row);
-            row.iter_mut().for_each(|v| *v /= normaliser);
+        // Blocks of new columns times blocks of all: what is loaded is used several times.
+        let n = design.rows();
+        let mut columns = vec![0.0; n * NEW_BLOCK];
+        for first in (old..new).step_by(NEW_BLOCK) {
+            let last = (first + NEW_BLOCK).min(new);
+            for a in first..last {
+                let column = &mut columns[(a - first) * n..(a - first + 1) * n];
+                design.fill(self.features[a] as usize, column);
+                column.iter_mut().for_each(|v| *v /= normaliser);
+            }
+            for start in (0..last).step_by(OLD_BLOCK) {
+                for a in first.max(start)..last {
+                    let end = (start + OLD_BLOCK).min(a + 1);
+                    let row = &mut self.values[a * self.stride + start..a * self.stride + end];
+                    let column = &columns[(a - first) * n..(a - first + 1) * n];
+                    design.dots(&self.features[start..end], column, row);
+                }
+            }
         }
         for a in old..new {
             for b in 0..a {

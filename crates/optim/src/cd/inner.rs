@@ -52,7 +52,13 @@ enum Newton {
 impl Quadratic<'_> {
     /// Minimises over the features in `work` until no coefficient moves its gradient by more than
     /// `tol`. Returns the sweeps made. The residual is not kept up to date.
-    pub(super) fn inner(&mut self, work: &[u32], penalty: &dyn Penalty, tol: f64, options: &Options) -> usize {
+    pub(super) fn inner(
+        &mut self,
+        work: &[u32],
+        penalty: &dyn Penalty,
+        tol: f64,
+        options: &Options,
+    ) -> usize {
         // Very sparse columns: sweeps over the residual are so cheap that the Gram matrix has to earn its
         // cost, which is that of this many sweeps.
         let per_column = self.design.design().stored() / self.coef.len().max(1);
@@ -243,10 +249,15 @@ impl Quadratic<'_> {
 
     /// Sweeps over the residual, for working sets whose Gram matrix would be too large or too dear. The
     /// sweeps made, and whether they converged.
-    fn inner_residual(&mut self, work: &[u32], penalty: &dyn Penalty, tol: f64, most: usize) -> (usize, bool) {
+    fn inner_residual(
+        &mut self,
+        work: &[u32],
+        penalty: &dyn Penalty,
+        tol: f64,
+        most: usize,
+    ) -> (usize, bool) {
         let n = self.normaliser;
-        let curvature: Vec<f64> =
-            work.iter().map(|&j| self.design.squared_norms()[j as usize] / n).collect();
+        let curvature: Vec<f64> = work.iter().map(|&j| self.design.squared_norms()[j as usize] / n).collect();
         let objective = |problem: &Self| {
             let value = |&j: &u32| penalty.value(j as usize, problem.coef[j as usize]);
             problem.loss() + work.iter().map(value).sum::<f64>()

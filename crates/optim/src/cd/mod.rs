@@ -3,8 +3,7 @@
 //! | solver | problem |
 //! |---|---|
 //! | [`Quadratic`] | `\|\|y - Z w\|\|² / (2 N) + sum_j pen_j(w_j)`, any [`Penalty`](crate::penalty::Penalty) |
-//! | [`Groups`] | the same loss, a [`GroupPenalty`](crate::penalty::GroupPenalty) |
-//! | [`MultiTask`] | `\|\|Y - Z W\|\|² / (2 N) + alpha sum_j ω_j \|\|W_j\|\|` |
+//! | [`Blocks`] | the same loss for one target or several, a [`GroupPenalty`](crate::penalty::GroupPenalty) over groups or tasks |
 //! | [`Glm`] | a [`Datafit`](crate::datafit::Datafit) in place of the square, by proximal Newton |
 //!
 //! `Z` is a [`Centred`](crate::design::Centred) design and `N` the sum of the weights of its rows.
@@ -28,19 +27,17 @@
 //! (Bertrand and Massias, AISTATS 2021).
 
 mod anderson;
+mod blocks;
 mod factor;
-//mod glm;
+mod glm;
 mod gram;
-//mod groups;
 mod inner;
-//mod multitask;
 mod quadratic;
 #[cfg(test)]
 mod tests;
 
-//pub use glm::{Glm, GlmReport};
-//pub use groups::Groups;
-//pub use multitask::MultiTask;
+pub use blocks::Blocks;
+pub use glm::Glm;
 pub use quadratic::Quadratic;
 
 /// When to stop, and how much memory to use.

@@ -12,9 +12,11 @@ use crate::penalty::Penalty;
 const FIRST: usize = 10;
 /// Ratio of the strengths that a cold start passes through. Small working sets on the way down are
 /// nearly free of features that leave again, so that this is faster than growing one set.
-const DESCENT: f64 = 1.5;
+const DESCENT: f64 = 1.6;
 /// Accuracy on the way down.
 const ROUGH: f64 = 1e-2;
+/// Strong features that may join a small support at once; two fifths of a large one may.
+const STRONG: usize = 20;
 /// Part of the outer violation to which the inner problem is solved at least.
 const INNER: f64 = 0.1;
 
@@ -50,6 +52,25 @@ struct Check {
     kkt: f64,
     gap: Option<f64>,
     objective: f64,
+}
+
+/// One penalty's view of the features.
+#[derive(Default)]
+struct View {
+    thresholds: Vec<f64>,
+    /// Features that are not certain to be zero in the solution.
+    alive: Vec<u32>,
+    in_work: Vec<bool>,
+    /// Whether a duality gap can be computed.
+    has_gap: bool,
+}
+
+impl View {
+    /// The gradient that matters on the working set: its least positive threshold, at most `scale`.
+    fn level(&self, work: &[u32], scale: f64) -> f64 {
+        let thresholds = work.iter().map(|&j| self.thresholds[j as usize]);
+        thresholds.filter(|t| *t > 0.0).fold(scale, f64::min)
+    }
 }
 
 impl<'a> Quadratic<'a> {
@@ -162,38 +183,48 @@ impl<'a> Quadratic<'a> {
 
     fn minimise(&mut self, penalty: &dyn Penalty, options: &Options) -> Report {
         let p = self.coef.len();
-        let mut screened = vec![false; p];
-        let mut in_work = vec![false; p];
+        let mut view = View { thresholds: vec![0.0; p], ..View::default() };
+        penalty.thresholds(&mut view.thresholds);
+        view.in_work = vec![false; p];
+        view.has_gap = true;
         let mut work: Vec<u32> = Vec::new();
+        let mut scale = 0.0f64;
         for j in 0..p {
-            if self.norms[j] > 0.0 && (self.coef[j] != 0.0 || penalty.threshold(j) == 0.0) {
-                in_work[j] = true;
+            let (threshold, w) = (view.thresholds[j], self.coef[j]);
+            if self.norms[j] == 0.0 || (threshold.is_infinite() && w == 0.0) {
+                continue;
+            }
+            scale = scale.max(self.correlations[j].abs());
+            view.alive.push(j as u32);
+            view.has_gap &= threshold > 0.0 && penalty.convex_parts(j).is_some();
+            if w != 0.0 || threshold == 0.0 {
+                view.in_work[j] = true;
                 work.push(j as u32);
             }
         }
-        let scale = self.scale(penalty);
+        let considered = view.alive.len();
         let mut sweeps = 0;
         let mut last_kkt = f64::INFINITY;
         let mut precision = options.tol;
         let mut rounds = 0;
-        let mut fresh = false;
         if let Some(ratio) = options.strong_ratio {
             // The gradients at hand may be old; this only chooses where to begin.
-            let mut strong: Vec<(f64, u32)> = (0..p)
-                .filter(|&j| !in_work[j] && self.norms[j] > 0.0)
-                .map(|j| (self.gradient[j].abs() - penalty.threshold(j) * (2.0 - ratio), j as u32))
-                .filter(|&(excess, _)| excess > 0.0)
-                .collect();
-            let most = (2 * work.len()).max(4 * FIRST);
-            take_largest(&mut strong, most, &mut work, &mut in_work);
-            if !work.is_empty() {
-                sweeps += self.inner(&work, penalty, precision * self.level(&work, penalty, scale), options);
-                fresh = true;
-            }
+            let excess = |j: u32| {
+                self.gradient[j as usize].abs() - view.thresholds[j as usize] * (2.0 - ratio).max(0.1)
+            };
+            let outside = view.alive.iter().filter(|&&j| !view.in_work[j as usize]);
+            let mut strong: Vec<(f64, u32)> =
+                outside.map(|&j| (excess(j), j)).filter(|found| found.0 > 0.0).collect();
+            let most = (2 * work.len() / 5).max(STRONG);
+            take_largest(&mut strong, most, &mut work, &mut view.in_work);
+        }
+        if !work.is_empty() {
+            let tol = precision * view.level(&work, scale);
+            sweeps += self.inner(&work, penalty, tol, options);
+            self.refresh_residual();
         }
         loop {
-            let check = self.check(penalty, &mut screened, &in_work, fresh || rounds > 0);
-            fresh = true;
+            let check = self.check(penalty, &mut view, &work);
             let done = match check.gap {
                 Some(gap) => (gap <= options.tol * self.null_loss()).then_some(StopReason::Gap),
                 None => (check.kkt <= options.tol * scale).then_some(StopReason::Stationary),
@@ -202,7 +233,8 @@ impl<'a> Quadratic<'a> {
             let floor = 64.0 * f64::EPSILON * scale;
             let stop = done
                 .or((check.kkt <= floor).then_some(StopReason::Precision))
-                .or((rounds >= options.max_rounds || sweeps >= options.max_sweeps).then_some(StopReason::Limit));
+                .or((rounds >= options.max_rounds || sweeps >= options.max_sweeps)
+                    .then_some(StopReason::Limit));
             if let Some(stop) = stop {
                 return Report {
                     sweeps,
@@ -211,7 +243,7 @@ impl<'a> Quadratic<'a> {
                     kkt: check.kkt,
                     objective: check.objective,
                     working: work.len(),
-                    screened: screened.iter().filter(|s| **s).count(),
+                    screened: considered - view.alive.len(),
                     converged: stop != StopReason::Limit,
                     stop,
                 };
@@ -220,30 +252,17 @@ impl<'a> Quadratic<'a> {
             let support = work.iter().filter(|&&j| self.coef[j as usize] != 0.0).count();
             let mut violators = check.violators;
             let outside = !violators.is_empty();
-            take_largest(&mut violators, support.max(FIRST), &mut work, &mut in_work);
+            take_largest(&mut violators, support.max(FIRST), &mut work, &mut view.in_work);
             if !outside || check.kkt > 0.5 * last_kkt {
                 // The working set is right but not solved well enough.
                 precision *= 0.1;
             }
             last_kkt = check.kkt;
-            let level = self.level(&work, penalty, scale);
-            let rough = if outside { INNER * 0.1 * check.kkt } else { 0.0 };
-            let tol = (precision * level).max(rough).max(0.1 * floor);
+            let rough = if outside { INNER * check.kkt } else { 0.0 };
+            let tol = (precision * view.level(&work, scale)).max(rough).max(0.1 * floor);
             sweeps += self.inner(&work, penalty, tol, options);
+            self.refresh_residual();
         }
-    }
-
-    /// The greatest gradient at zero among the coefficients that may move.
-    fn scale(&self, penalty: &dyn Penalty) -> f64 {
-        let free = |j: &usize| penalty.threshold(*j).is_finite();
-        let size = |j: usize| self.correlations[j].abs();
-        (0..self.coef.len()).filter(free).map(size).fold(0.0, f64::max)
-    }
-
-    /// The gradient that matters on the working set: its least positive threshold, at most `scale`.
-    fn level(&self, work: &[u32], penalty: &dyn Penalty, scale: f64) -> f64 {
-        let thresholds = work.iter().map(|&j| penalty.threshold(j as usize));
-        thresholds.filter(|t| *t > 0.0).fold(scale, f64::min)
     }
 
     /// Residual of the current coefficients, from scratch.
@@ -255,104 +274,76 @@ impl<'a> Quadratic<'a> {
     }
 
     /// Looks at every feature that may violate its condition.
-    fn check(
-        &mut self,
-        penalty: &dyn Penalty,
-        screened: &mut [bool],
-        in_work: &[bool],
-        refresh: bool,
-    ) -> Check {
-        if refresh {
-            self.refresh_residual();
-        }
+    fn check(&mut self, penalty: &dyn Penalty, view: &mut View, work: &[u32]) -> Check {
+        let n = self.normaliser;
         let pairs = self.residual.iter().zip(&self.checked);
         self.moved += pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt();
         self.checked.copy_from_slice(&self.residual);
-        let p = self.coef.len();
-        // An upper bound of the gradient of every feature, without looking.
-        let bound = |gradient: f64, norm: f64, stamp: f64| {
-            gradient.abs() + norm * (self.moved - stamp) / self.normaliser
+        let moved = self.moved;
+        // Gradients of all others are certain to be within their thresholds.
+        let open = |j: usize| {
+            let bound = self.gradient[j].abs() + self.norms[j] * (moved - self.stamps[j]) / n;
+            bound > view.thresholds[j] || view.in_work[j]
         };
-        let mut candidates: Vec<u32> = Vec::new();
-        for j in 0..p {
-            let stale = self.moved > self.stamps[j] || self.coef[j] != 0.0;
-            let needed = in_work[j]
-                || self.coef[j] != 0.0
-                || bound(self.gradient[j], self.norms[j], self.stamps[j]) > penalty.threshold(j);
-            let skip = screened[j] && self.coef[j] == 0.0;
-            if stale && needed && !skip && self.norms[j] > 0.0 {
-                candidates.push(j as u32);
-            }
-        }
-        let mut products = vec![0.0; candidates.len()];
-        self.design.dots(&candidates, &self.residual, &mut products);
-        for (&j, product) in candidates.iter().zip(&products) {
-            self.gradient[j as usize] = -product / self.normaliser;
-            self.stamps[j as usize] = self.moved;
+        let candidates: Vec<u32> = view.alive.iter().copied().filter(|&j| open(j as usize)).collect();
+        let stale: Vec<u32> =
+            candidates.iter().copied().filter(|&j| self.stamps[j as usize] < moved).collect();
+        let mut products = vec![0.0; stale.len()];
+        self.design.dots(&stale, &self.residual, &mut products);
+        for (&j, product) in stale.iter().zip(&products) {
+            self.gradient[j as usize] = -product / n;
+            self.stamps[j as usize] = moved;
         }
         let mut check = Check { violators: vec![], kkt: 0.0, gap: None, objective: self.loss() };
-        // Scale that makes the dual point feasible; None once a penalty has no gap.
-        let mut dual_scale = Some(1.0f64);
-        let mut ridge_square = 0.0;
-        for j in 0..p {
-            if (screened[j] && self.coef[j] == 0.0) || self.norms[j] == 0.0 {
-                continue;
+        // Scale that makes the dual point feasible.
+        let mut scale = 1.0f64;
+        for &feature in &candidates {
+            let j = feature as usize;
+            let (w, gradient) = (self.coef[j], self.gradient[j]);
+            let distance = penalty.distance(j, w, gradient);
+            check.kkt = check.kkt.max(distance);
+            if distance > 0.0 && !view.in_work[j] {
+                check.violators.push((distance / self.norms[j], feature));
             }
-            let (w, gradient, threshold) = (self.coef[j], self.gradient[j], penalty.threshold(j));
-            let known = self.stamps[j] == self.moved;
-            if threshold.is_infinite() && w == 0.0 {
-                continue;
+            if view.has_gap && (distance > 0.0 || w != 0.0) {
+                let (l1, l2) = penalty.convex_parts(j).unwrap_or_default();
+                let push = -gradient - l2 * w;
+                let push = if penalty.is_positive() { push } else { push.abs() };
+                scale = scale.max(push / l1);
             }
-            if known {
-                let distance = penalty.distance(j, w, gradient);
-                check.kkt = check.kkt.max(distance);
-                if distance > 0.0 && !in_work[j] {
-                    check.violators.push((distance / self.norms[j], j as u32));
-                }
-            }
-            check.objective += penalty.value(j, w);
-            dual_scale = match (dual_scale, penalty.convex_parts(j)) {
-                (Some(scale), Some((l1, l2))) if l1 > 0.0 => {
-                    ridge_square += l2 * w * w;
-                    let push = -gradient - l2 * w;
-                    let push = if penalty.is_positive() { push } else { push.abs() };
-                    Some(if known { scale.max(push / l1) } else { scale })
-                }
-                _ => None,
-            };
         }
-        if let Some(scale) = dual_scale {
-            let n = self.normaliser;
+        let mut ridge_square = 0.0;
+        for &j in work {
+            let w = self.coef[j as usize];
+            if w != 0.0 {
+                check.objective += penalty.value(j as usize, w);
+                ridge_square += penalty.convex_parts(j as usize).map_or(0.0, |parts| parts.1) * w * w;
+            }
+        }
+        if view.has_gap {
             let product = vector::dot(&self.target, &self.residual) / n;
             let square = 2.0 * self.loss() + ridge_square;
             let dual = product / scale - square / (2.0 * scale * scale);
             let gap = (check.objective - dual).max(0.0);
             check.gap = Some(gap);
-            // The gap-safe sphere. Ridge columns lengthen every feature by at most n ridge.
+            // The gap-safe sphere; ridge columns lengthen every feature.
             let radius = (2.0 * gap / n).sqrt();
-            for j in 0..p {
-                if screened[j] || self.coef[j] != 0.0 {
-                    continue;
+            view.alive.retain(|&j| {
+                let j = j as usize;
+                let bound = self.gradient[j].abs() + self.norms[j] * (moved - self.stamps[j]) / n;
+                if view.in_work[j] || bound / scale + self.norms[j] * radius >= view.thresholds[j] {
+                    return true;
                 }
-                let Some((l1, l2)) = penalty.convex_parts(j) else { continue };
-                let length = (self.norms[j] * self.norms[j] + n * l2).sqrt();
-                let stale = self.norms[j] * (self.moved - self.stamps[j]) / n;
-                if (self.gradient[j].abs() + stale) / scale + length * radius < l1 {
-                    screened[j] = true;
-                }
-            }
+                let (l1, l2) = penalty.convex_parts(j).unwrap_or_default();
+                bound / scale + (self.norms[j] * self.norms[j] + n * l2).sqrt() * radius >= l1
+            });
         }
         check
     }
 }
 
 /// Moves the `most` entries of highest priority to the working set.
-pub(super) fn take_largest(
-    found: &mut [(f64, u32)],
-    most: usize,
-    work: &mut Vec<u32>,
-    in_work: &mut [bool],
-) {
+pub(super) fn take_largest(found: &mut [(f64, u32)], most: usize, work: &mut Vec<u32>, in_work: &mut [bool]) {
     let taken = if found.len() > most {
         found.select_nth_unstable_by(most - 1, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         &found[..most]

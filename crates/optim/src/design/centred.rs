@@ -54,24 +54,51 @@ impl<'a> Centred<'a> {
             design.dots(&all, u, &mut means);
             means.iter_mut().for_each(|m| *m /= normaliser);
         }
+        let (squared_norms, inverse_scales) =
+            Self::spread(design, &means, unit.as_deref(), normaliser, |square| {
+                if scaling.scale { (normaliser / square).sqrt() } else { 1.0 }
+            });
+        Self { design, unit, means, inverse_scales, squared_norms, centre: scaling.centre }
+    }
+
+    /// As [`Centred::new`] with centring if `centre` is set, every column divided by a given scale.
+    pub fn with_scales(
+        design: &'a dyn Design,
+        unit: Option<Vec<f64>>,
+        centre: bool,
+        inverse_scales: &[f64],
+    ) -> Self {
+        let mut out = Self::new(design, unit, Scaling { centre, scale: false });
+        for j in 0..design.cols() {
+            out.inverse_scales[j] *= inverse_scales[j];
+            out.squared_norms[j] *= inverse_scales[j] * inverse_scales[j];
+        }
+        out
+    }
+
+    /// Squared norms of the centred columns after scaling, and the scales.
+    fn spread(
+        design: &dyn Design,
+        means: &[f64],
+        unit: Option<&[f64]>,
+        normaliser: f64,
+        inverse_scale: impl Fn(f64) -> f64,
+    ) -> (Vec<f64>, Vec<f64>) {
+        let (n, p) = (design.rows(), design.cols());
         let mut squared_norms = vec![0.0; p];
         let mut inverse_scales = vec![1.0; p];
         for j in 0..p {
-            let square = design.squared_distance(j, means[j], unit.as_deref());
+            let square = design.squared_distance(j, means[j], unit);
             let size = square + means[j] * means[j] * normaliser;
             if square <= size * Self::CONSTANT * Self::CONSTANT * n as f64 {
                 // Constant: the column takes no part.
                 (squared_norms[j], inverse_scales[j]) = (0.0, 0.0);
                 continue;
             }
-            if scaling.scale {
-                inverse_scales[j] = (normaliser / square).sqrt();
-                squared_norms[j] = normaliser;
-            } else {
-                squared_norms[j] = square;
-            }
+            inverse_scales[j] = inverse_scale(square);
+            squared_norms[j] = square * inverse_scales[j] * inverse_scales[j];
         }
-        Self { design, unit, means, inverse_scales, squared_norms, centre: scaling.centre }
+        (squared_norms, inverse_scales)
     }
 
     /// The design beneath.

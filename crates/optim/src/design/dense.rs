@@ -126,8 +126,9 @@ impl<T: Real> Design for Dense<T> {
                     values.extend(column.iter().zip(scale).map(|(x, s)| T::from_f64(x.to_f64() * s)));
                 }
                 (Some(rows), None) => values.extend(rows.iter().map(|&i| column[i as usize])),
-                (Some(rows), Some(scale)) => values
-                    .extend(rows.iter().map(|&i| T::from_f64(column[i as usize].to_f64() * scale[i as usize]))),
+                (Some(rows), Some(scale)) => values.extend(
+                    rows.iter().map(|&i| T::from_f64(column[i as usize].to_f64() * scale[i as usize])),
+                ),
             }
         }
         Box::new(Self { rows: height, cols: width, values })

@@ -17,6 +17,7 @@ mod slope;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use group::norm;
 pub use group::{GroupPenalty, block_soft_threshold};
 pub use separable::{BoxConstraint, ElasticNet, Mcp, Scad};
 pub use slope::{slope_prox, slope_value};
@@ -35,6 +36,11 @@ pub trait Penalty: Sync {
     /// The largest `t` for which 0 is stationary whenever `|gradient| <= t`: 0 for an unpenalised
     /// coefficient, infinite for an excluded one.
     fn threshold(&self, j: usize) -> f64;
+
+    /// Writes [`Penalty::threshold`] of every coefficient.
+    fn thresholds(&self, out: &mut [f64]) {
+        out.iter_mut().enumerate().for_each(|(j, t)| *t = self.threshold(j));
+    }
 
     /// First and second derivative of `pen_j` where it is smooth, at `w != 0`; `None` where it is not.
     fn derivatives(&self, j: usize, w: f64) -> Option<(f64, f64)>;

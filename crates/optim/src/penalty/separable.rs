@@ -153,7 +153,11 @@ impl Penalty for Mcp {
             return 0.0;
         }
         if self.gamma > step {
-            if z.abs() >= self.gamma * a { z } else { soft_threshold(z, step * a) / (1.0 - step / self.gamma) }
+            if z.abs() >= self.gamma * a {
+                z
+            } else {
+                soft_threshold(z, step * a) / (1.0 - step / self.gamma)
+            }
         } else {
             // Concave below gamma a: the minimiser is 0, the kink, or z itself beyond it.
             let kink = self.gamma * a;
