@@ -98,9 +98,15 @@ impl<'a> Blocks<'a> {
         self.residuals.iter().map(|r| vector::dot(r, r)).sum::<f64>() / (2.0 * self.normaliser)
     }
 
-    /// The least `alpha` at which all penalised groups are zero.
+    /// The norm of the steepest block of the gradient at `W = 0`.
+    pub fn steepest(&self) -> f64 {
+        let size = |g: usize| crate::penalty::norm(&self.block(&self.correlations, g));
+        (0..self.groups.len()).map(size).fold(0.0, f64::max)
+    }
+
+    /// The least `alpha` at which all penalised groups are zero, if they are zero now.
     pub fn alpha_max(&self, penalty: &GroupPenalty) -> f64 {
-        let critical = |g: usize| penalty.critical_alpha(g, &self.block(&self.correlations, g));
+        let critical = |g: usize| penalty.critical_alpha(g, &self.block(&self.gradient, g));
         (0..self.groups.len()).map(critical).fold(0.0, f64::max)
     }
 
@@ -208,6 +214,12 @@ impl<'a> Blocks<'a> {
             let tol = (precision * scale.min(penalty.alpha.max(floor))).max(rough).max(0.1 * floor);
             sweeps += self.inner(&work, penalty, tol, options.max_sweeps - sweeps);
         }
+    }
+
+    /// Brings the gradients of all groups up to date. Cost: one product with every column and target.
+    pub fn refresh_all(&mut self) {
+        let all: Vec<u32> = (0..self.groups.len() as u32).collect();
+        self.refresh(&all);
     }
 
     /// `||Z_g||²_F / N`, at least the greatest eigenvalue of the block.

@@ -192,7 +192,8 @@ impl<'a> Glm<'a> {
         }
     }
 
-    fn gradients(&self, features: &[u32]) -> Vec<f64> {
+    /// Gradient in the coefficients of the features listed. Cost: a product with each of them.
+    pub fn gradients(&self, features: &[u32]) -> Vec<f64> {
         let slopes: Vec<f64> = (0..self.target.len())
             .map(|i| {
                 self.weight(i) * self.datafit.derivatives(self.target[i], self.predictor[i]).0

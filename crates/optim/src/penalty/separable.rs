@@ -2,8 +2,14 @@
 
 use super::{Penalty, soft_threshold};
 
-fn weight(weights: Option<&[f64]>, j: usize) -> f64 {
-    weights.map_or(1.0, |w| w[j])
+/// `alpha` times the weight of coefficient `j`; an infinite weight excludes at any `alpha`.
+#[inline]
+fn strength(alpha: f64, weights: &Option<Vec<f64>>, j: usize) -> f64 {
+    match weights {
+        None => alpha,
+        Some(weights) if weights[j].is_infinite() => f64::INFINITY,
+        Some(weights) => alpha * weights[j],
+    }
 }
 
 /// `alpha w_j (l1_ratio |w| + (1 - l1_ratio) w² / 2)`; scikit-learn's elastic net with a weight per
@@ -29,7 +35,7 @@ impl ElasticNet {
     /// L1 strength and curvature of coefficient `j`.
     #[inline]
     fn parts(&self, j: usize) -> (f64, f64) {
-        let a = self.alpha * weight(self.weights.as_deref(), j);
+        let a = strength(self.alpha, &self.weights, j);
         if a.is_infinite() {
             return (f64::INFINITY, 0.0);
         }
@@ -128,7 +134,7 @@ pub struct Mcp {
 impl Mcp {
     #[inline]
     fn strength(&self, j: usize) -> f64 {
-        self.alpha * weight(self.weights.as_deref(), j)
+        strength(self.alpha, &self.weights, j)
     }
 }
 
@@ -214,7 +220,7 @@ pub struct Scad {
 impl Scad {
     #[inline]
     fn strength(&self, j: usize) -> f64 {
-        self.alpha * weight(self.weights.as_deref(), j)
+        strength(self.alpha, &self.weights, j)
     }
 }
 
