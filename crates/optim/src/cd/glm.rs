@@ -13,6 +13,10 @@ const FLAT: f64 = 1e-4;
 const STEPS: usize = 6;
 /// First working set.
 const FIRST: usize = 20;
+/// Relative fall of the objective that a step promises below which it is taken on trust.
+const SETTLED: f64 = 1e-10;
+/// Rounds that may pass without the violation being halved.
+const STALLED: usize = 20;
 /// Accuracy of the quadratic problems.
 const INNER: f64 = 1e-12;
 
@@ -222,7 +226,7 @@ impl<'a> Glm<'a> {
         }
         let scale = alive.iter().map(|&j| self.null_gradient[j as usize].abs()).fold(0.0, f64::max);
         let (mut rounds, mut steps) = (0, 0);
-        let mut stuck = false;
+        let (mut stuck, mut stalled, mut last_kkt) = (false, 0, f64::INFINITY);
         self.refresh_predictor();
         loop {
             if self.fit_intercept {
@@ -238,9 +242,11 @@ impl<'a> Glm<'a> {
                     violators.push((distance, j));
                 }
             }
+            stalled = if kkt > 0.5 * last_kkt { stalled + 1 } else { 0 };
+            last_kkt = kkt;
             let stop = if kkt <= options.tol * scale {
                 Some(StopReason::Stationary)
-            } else if stuck && violators.is_empty() {
+            } else if (stuck || stalled > STALLED) && violators.is_empty() {
                 Some(StopReason::Precision)
             } else if rounds >= options.max_rounds || steps >= options.max_sweeps {
                 Some(StopReason::Limit)
@@ -347,7 +353,11 @@ impl<'a> Glm<'a> {
                 .map(|(m, g)| if t == 1.0 { *g } else { m + t * (g - m) })
                 .collect();
             let after = self.objective(penalty, &coef, &predictor);
-            if after < before && after <= before + 1e-4 * t * promise.min(0.0) {
+            // Near the solution the objective has no digits left to judge a step by, and full steps converge.
+            let settled = t == 1.0
+                && promise.abs() <= SETTLED * before.abs()
+                && after <= before + 64.0 * f64::EPSILON * before.abs();
+            if settled || after < before && after <= before + 1e-4 * t * promise.min(0.0) {
                 self.intercept += t * (intercept - self.intercept);
                 self.coef = coef;
                 self.predictor = predictor;

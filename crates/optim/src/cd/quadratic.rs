@@ -42,6 +42,9 @@ pub struct Quadratic<'a> {
     moved: f64,
     /// The residual at the last look.
     checked: Vec<f64>,
+    /// Features that the last solve discarded, for tests.
+    #[cfg(test)]
+    discarded: Vec<u32>,
     norms: Vec<f64>,
 }
 
@@ -92,6 +95,8 @@ impl<'a> Quadratic<'a> {
         Self {
             residual: target.clone(),
             checked: target.clone(),
+            #[cfg(test)]
+            discarded: vec![],
             target,
             normaliser,
             correlations,
@@ -134,6 +139,11 @@ impl<'a> Quadratic<'a> {
     /// `||y - Z w||² / (2 N)`.
     pub fn loss(&self) -> f64 {
         vector::dot(&self.residual, &self.residual) / (2.0 * self.normaliser)
+    }
+
+    #[cfg(test)]
+    pub(super) fn last_screened(&self) -> &[u32] {
+        &self.discarded
     }
 
     /// Starts the next solve from `coef`.
@@ -235,6 +245,8 @@ impl<'a> Quadratic<'a> {
             }
         }
         let considered = view.alive.len();
+        #[cfg(test)]
+        let considered_features = view.alive.clone();
         let mut sweeps = 0;
         let mut last_kkt = f64::INFINITY;
         let mut precision = options.tol;
@@ -268,6 +280,11 @@ impl<'a> Quadratic<'a> {
                 .or((rounds >= options.max_rounds || sweeps >= options.max_sweeps)
                     .then_some(StopReason::Limit));
             if let Some(stop) = stop {
+                #[cfg(test)]
+                {
+                    let dead = |j: &u32| considered_features.contains(j) && !view.alive.contains(j);
+                    self.discarded = (0..p as u32).filter(dead).collect();
+                }
                 return Report {
                     sweeps,
                     rounds,
