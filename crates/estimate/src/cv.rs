@@ -202,3 +202,110 @@ pub fn cross_validate(
     let by_fold = done.into_iter().map(|d| d.0).collect();
     Ok(CrossValidated { path, mean, standard_error, by_fold, best, one_standard_error })
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+    use rand_distr::StandardNormal;
+    use sparseland_optim::design::Dense;
+
+    use super::*;
+    use crate::estimators::{Lasso, McpRegression, SparseLogisticRegression};
+
+    fn pool(threads: usize) -> rayon::ThreadPool {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+    }
+
+    /// 60 x 80 with five true coefficients.
+    fn data() -> (Dense<f64>, Vec<f64>, Vec<f64>) {
+        let mut rng = Pcg64Mcg::seed_from_u64(5);
+        let values = (0..60 * 80).map(|_| rng.sample(StandardNormal)).collect();
+        let x = Dense::from_columns(60, 80, values).unwrap();
+        let mut w = vec![0.0; 80];
+        (0..5).for_each(|k| w[11 * k] = 2.0 - 3.0 * f64::from(u8::from(k % 2 == 0)));
+        let mut y = x.times(&w);
+        y.iter_mut().for_each(|y| *y += rng.sample::<f64, _>(StandardNormal) * 0.3);
+        (x, y, w)
+    }
+
+    #[test]
+    fn losses_are_those_of_fits_without_the_fold() {
+        let (x, y, _) = data();
+        let weights: Vec<f64> = (0..60).map(|i| 1.0 + (i % 3) as f64).collect();
+        let folds = Folds::shuffled(60, 4, 1).unwrap();
+        let options = PathOptions { n_alphas: 6, eps: Some(0.1), ..PathOptions::default() };
+        let lasso = Lasso::new(0.0).tol(1e-10);
+        let found = cross_validate(&lasso, &x, &y, Some(&weights), &folds, &options, &pool(2)).unwrap();
+        for fold in 0..4 {
+            let rows = |inside: bool| -> Vec<u32> {
+                (0..60).filter(|&i| (folds.of_row()[i as usize] == fold) == inside).collect()
+            };
+            let (test, train) = (rows(true), rows(false));
+            let pick = |v: &[f64], rows: &[u32]| rows.iter().map(|&i| v[i as usize]).collect::<Vec<_>>();
+            let alphas = Some(found.path.alphas());
+            let options = PathOptions { alphas, ..PathOptions::default() };
+            let train_x = x.select(Some(&train), None, None);
+            let (train_y, train_w) = (pick(&y, &train), pick(&weights, &train));
+            let path = lasso.path(train_x.as_ref(), &train_y, Some(&train_w), &options).unwrap();
+            for (i, fit) in path.fits.iter().enumerate() {
+                let m = fit.predict(&x).unwrap();
+                let loss = |&r: &u32| weights[r as usize] * 0.5 * (y[r as usize] - m[r as usize]).powi(2);
+                let total: f64 = test.iter().map(|&r| weights[r as usize]).sum();
+                let expected = test.iter().map(loss).sum::<f64>() / total;
+                assert!((found.by_fold[fold][i] - expected).abs() < 1e-10);
+            }
+        }
+        assert!(found.one_standard_error <= found.best);
+        assert!(
+            found.mean[found.one_standard_error] <= found.mean[found.best] + found.standard_error[found.best]
+        );
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_matter() {
+        let (x, y, w) = data();
+        let folds = Folds::shuffled(60, 5, 2).unwrap();
+        let run = |threads| {
+            let mcp = McpRegression::new(0.0);
+            cross_validate(&mcp, &x, &y, None, &folds, &PathOptions::default(), &pool(threads)).unwrap()
+        };
+        let (one, two) = (run(1), run(2));
+        assert_eq!(one, two);
+        // The unbiased penalty finds the five, and their sizes.
+        let coef = one.one_standard_error_fit().coef.to_dense();
+        let error: f64 = coef.iter().zip(&w).map(|(a, b)| (a - b) * (a - b)).sum();
+        assert!(error.sqrt() < 0.25, "{coef:?}");
+    }
+
+    #[test]
+    fn classes_are_validated_by_their_log_loss() {
+        let (x, y, _) = data();
+        let y: Vec<f64> = y.iter().map(|v| f64::from(u8::from(*v > 0.0))).collect();
+        let folds = Folds::shuffled(60, 3, 0).unwrap();
+        let options = PathOptions { n_alphas: 8, eps: Some(0.1), ..PathOptions::default() };
+        let logistic = SparseLogisticRegression::new(0.0);
+        let found = cross_validate(&logistic, &x, &y, None, &folds, &options, &pool(1)).unwrap();
+        // Without features the loss is about log 2; with them it is better.
+        assert!((found.mean[0] - std::f64::consts::LN_2).abs() < 0.1);
+        assert!(found.mean[found.best] < 0.8 * found.mean[0]);
+    }
+
+    #[test]
+    fn folds_are_even_keep_groups_together_and_refuse_nonsense() {
+        let folds = Folds::shuffled(11, 3, 7).unwrap();
+        let size = |f: usize, folds: &Folds| folds.of_row().iter().filter(|g| **g == f).count();
+        assert_eq!([0, 1, 2].map(|f| size(f, &folds)), [4, 4, 3]);
+        let labels = [0, 0, 0, 1, 1, 2, 2, 3, 9];
+        let folds = Folds::grouped(&labels, 3).unwrap();
+        for (i, a) in labels.iter().enumerate() {
+            for (j, b) in labels.iter().enumerate() {
+                assert!(a != b || folds.of_row()[i] == folds.of_row()[j]);
+            }
+        }
+        assert_eq!([0, 1, 2].map(|f| size(f, &folds)), [3, 3, 3]);
+        assert!(Folds::shuffled(3, 4, 0).is_err() && Folds::shuffled(3, 1, 0).is_err());
+        assert!(Folds::grouped(&[1, 1], 2).is_err());
+        assert!(Folds::given(vec![0, 2, 0]).is_err() && Folds::given(vec![0, 0]).is_err());
+        assert_eq!(Folds::given(vec![1, 0, 1]).unwrap().count(), 2);
+    }
+}

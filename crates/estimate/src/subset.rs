@@ -71,7 +71,8 @@ impl BestSubset {
         self
     }
 
-    /// The subset that the criterion of abess ([`Criterion::Gic`]) picks.
+    /// The subset that the criterion of abess ([`Criterion::Gic`]) picks. It rather adds a feature too
+    /// many; for a stricter choice take [`Path::select`] with [`Criterion::Ebic`] on the path.
     ///
     /// # Errors
     /// [`EstimateError`] names the entry or parameter at fault.
@@ -227,5 +228,79 @@ impl PathEstimator for BestSubset {
 
     fn loss(&self) -> Loss {
         Loss::Squared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng};
+    use rand_distr::StandardNormal;
+    use rand_pcg::Pcg64Mcg;
+    use sparseland_optim::design::Dense;
+
+    use super::*;
+
+    fn data(n: usize, p: usize, truth: &[(usize, f64)], noise: f64, seed: u64) -> (Dense<f64>, Vec<f64>) {
+        let mut rng = Pcg64Mcg::seed_from_u64(seed);
+        let values = (0..n * p).map(|_| rng.sample(StandardNormal)).collect();
+        let x = Dense::from_columns(n, p, values).unwrap();
+        let mut w = vec![0.0; p];
+        truth.iter().for_each(|&(j, v)| w[j] = v);
+        let mut y = x.times(&w);
+        y.iter_mut().for_each(|y| *y += 2.0 + noise * rng.sample::<f64, _>(StandardNormal));
+        (x, y)
+    }
+
+    /// Least loss over all subsets of a size.
+    fn brute(x: &Dense<f64>, y: &[f64], size: usize) -> f64 {
+        let centred = Centred::new(x, None, Scaling { centre: true, scale: false });
+        let mut problem = Quadratic::new(centred, y.to_vec(), y.len() as f64);
+        let subsets = (0u32..1 << x.cols()).filter(|s| s.count_ones() as usize == size);
+        let list = |s: u32| (0..x.cols() as u32).filter(|j| s >> j & 1 == 1).collect::<Vec<_>>();
+        subsets.map(|s| problem.least_squares(&list(s)).1).fold(f64::INFINITY, f64::min)
+    }
+
+    #[test]
+    fn small_subsets_are_the_best_of_all() {
+        for seed in 0..6 {
+            let (x, y) = data(40, 9, &[(1, 1.0), (4, -1.0), (7, 0.6)], 0.5, seed);
+            let path = BestSubset::new().max_size(4).path(&x, &y, None, &PathOptions::default()).unwrap();
+            for (size, fit) in path.fits.iter().enumerate() {
+                assert_eq!(fit.coef.nnz(), size);
+                assert!((fit.mean_loss - brute(&x, &y, size)).abs() < 1e-10, "seed {seed}, size {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_true_subset_is_found_among_many() {
+        let truth: Vec<(usize, f64)> =
+            (0..8).map(|k| (25 * k + 3, if k % 2 == 0 { 1.0 } else { -1.5 })).collect();
+        for seed in 0..3 {
+            let (x, y) = data(100, 300, &truth, 0.5, 10 + seed);
+            let path = BestSubset::new().path(&x, &y, None, &PathOptions::default()).unwrap();
+            let fitted = path.select(Criterion::Ebic { gamma: 1.0 });
+            let expected: Vec<u32> = truth.iter().map(|t| t.0 as u32).collect();
+            assert_eq!(fitted.coef.indices, expected, "seed {seed}");
+            // The milder criterion of the paper adds to it, but loses nothing.
+            let mild = BestSubset::new().fit(&x, &y).unwrap();
+            assert!(expected.iter().all(|j| mild.coef.indices.contains(j)));
+            // Least squares: orthogonal to the residual, intercept included.
+            let m = fitted.predict(&x).unwrap();
+            let residual: Vec<f64> = y.iter().zip(&m).map(|(y, m)| y - m).collect();
+            assert!(expected.iter().all(|&j| x.dot(j as usize, &residual).abs() < 1e-8));
+            assert!(residual.iter().sum::<f64>().abs() < 1e-8);
+        }
+    }
+
+    #[test]
+    fn losses_fall_with_the_size_and_dependent_columns_are_left_out() {
+        let (x, y) = data(12, 6, &[(0, 1.0)], 0.3, 3);
+        let twice: Vec<f64> = (0..12).flat_map(|j| x.column(j % 6).to_vec()).collect();
+        let twice = Dense::from_columns(12, 12, twice).unwrap();
+        let path = BestSubset::new().max_size(12).path(&twice, &y, None, &PathOptions::default()).unwrap();
+        assert!(path.fits.windows(2).all(|pair| pair[1].mean_loss <= pair[0].mean_loss + 1e-12));
+        assert!(path.fits.iter().all(|f| f.coef.nnz() <= 6));
+        assert!(path.fits.len() > 6);
     }
 }
