@@ -134,7 +134,15 @@ fn dot_many_with<T: Real>(form: Form, x: [&[T]; 4], y: &[f64]) -> [f64; 4] {
         Form::Avx2 => unsafe { x86::dot2(x, y) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Form::Avx512 => unsafe { x86::dot512_four(x, y) },
+        Form::Avx512 => unsafe {
+            // Neighbours in memory are probably followed by the next four.
+            let next = |c: usize| x[c].as_ptr().wrapping_add(y.len());
+            if (0..3).all(|c| next(c) == x[c + 1].as_ptr()) {
+                x86::dot512_four::<T, true>(x, y)
+            } else {
+                x86::dot512_four::<T, false>(x, y)
+            }
+        },
     }
 }
 
@@ -321,7 +329,7 @@ mod x86 {
     /// # Safety
     /// Equal lengths; AVX-512 F and VL.
     #[target_feature(enable = "avx512f,avx512vl")]
-    pub(super) unsafe fn dot512_four<T: Real>(x: [&[T]; 4], y: &[f64]) -> [f64; 4] {
+    pub(super) unsafe fn dot512_four<T: Real, const STREAM: bool>(x: [&[T]; 4], y: &[f64]) -> [f64; 4] {
         let (n, px, py) = (y.len(), x.map(<[T]>::as_ptr), y.as_ptr());
         let mut sums = [[_mm512_setzero_pd(); 2]; 4];
         let mut i = 0;
@@ -330,10 +338,11 @@ mod x86 {
             while i + 16 <= n {
                 let (low, high) = (_mm512_loadu_pd(py.add(i)), _mm512_loadu_pd(py.add(i + 8)));
                 for c in 0..4 {
-                    // A list of columns mostly goes on with the next four.
-                    let next = px[c].wrapping_add(i + 4 * n);
-                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(8).cast());
+                    if STREAM {
+                        let next = px[c].wrapping_add(i + 4 * n);
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(8).cast());
+                    }
                     sums[c][0] = _mm512_fmadd_pd(T::load8(px[c].add(i)), low, sums[c][0]);
                     sums[c][1] = _mm512_fmadd_pd(T::load8(px[c].add(i + 8)), high, sums[c][1]);
                 }
@@ -472,6 +481,14 @@ mod tests {
                 prop_assert!((dot_with(form, x[c], y) - reference[c]).abs() <= slack, "{form:?}");
                 prop_assert!((many[c] - reference[c]).abs() <= slack, "{form:?}");
             }
+            let contiguous = stored.concat();
+            let n = columns[0].len();
+            let neighbours = [0, 1, 2, 3].map(|c| &contiguous[c * n..(c + 1) * n]);
+            let many = dot_many_with(form, neighbours, &columns[4]);
+            for c in 0..4 {
+                let single = dot_with(Form::Scalar, neighbours[c], &columns[4]);
+                prop_assert!((many[c] - single).abs() <= 8.0 * f64::EPSILON * ((n * n) as f64 + 1.0));
+            }
             let mut sum = columns[4].clone();
             axpy_with(form, -1.5, x[0], &mut sum[offset..]);
             prop_assert_eq!(&sum[..offset], &columns[4][..offset]);
@@ -494,7 +511,7 @@ mod tests {
         #[test]
         fn sparse_columns_agree_with_their_dense_form((columns, _) in vectors(), keep in 1usize..7) {
             let n = columns[0].len();
-            let rows: Vec<u32> = (0..n as u32).filter(|r| *r as usize % keep == 0).collect();
+            let rows: Vec<u32> = (0..n as u32).filter(|r| (*r as usize).is_multiple_of(keep)).collect();
             let values: Vec<f64> = rows.iter().map(|&r| columns[0][r as usize]).collect();
             let mut dense = vec![0.0; n];
             sparse_axpy(1.0, &rows, &values, &mut dense);

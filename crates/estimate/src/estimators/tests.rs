@@ -208,7 +208,7 @@ fn a_standardised_fit_does_not_depend_on_units() {
 
 /// Columns of a Hadamard matrix: orthogonal, and orthogonal to the intercept from the second one on.
 fn hadamard() -> (Dense<f64>, Vec<f64>) {
-    let sign = |i: usize, j: usize| if (i & (j + 1)).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+    let sign = |i: usize, j: usize| if (i & (j + 1)).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
     let x = Mat::from_fn(16, 8, sign);
     let y = (0..16).map(|i| 5.0 + 2.0 * sign(i, 0) - 0.7 * sign(i, 1) + 0.2 * sign(i, 2)).collect();
     (Dense::from(&x), y)

@@ -11,6 +11,11 @@ use crate::penalty::GroupPenalty;
 
 /// Prox steps on a block per visit: cheap against the update of everybody else's gradient.
 const STEPS: usize = 4;
+/// Ratio of the strengths that a cold start passes through, and the accuracy there.
+const DESCENT: f64 = 1.6;
+const ROUGH: f64 = 1e-2;
+/// Most features whose Gram matrix is kept.
+const GRAM_LIMIT: usize = 4096;
 /// First working set, in blocks.
 const FIRST: usize = 10;
 
@@ -117,6 +122,19 @@ impl<'a> Blocks<'a> {
 
     /// Minimises from the current coefficients on.
     pub fn solve(&mut self, penalty: &GroupPenalty, options: &Options) -> Report {
+        if penalty.alpha > 0.0 && self.coef.iter().flatten().all(|w| *w == 0.0) {
+            // A cold start comes down from the strength at which all is zero: working sets stay small.
+            let steps = (self.alpha_max(penalty) / penalty.alpha).ln() / DESCENT.ln();
+            for step in (1..steps.clamp(0.0, 64.0) as i32 + 1).rev() {
+                let alpha = penalty.alpha * DESCENT.powi(step);
+                let rough = Options { tol: ROUGH, max_rounds: 2, ..options.clone() };
+                self.minimise(&GroupPenalty { alpha, ..penalty.clone() }, &rough);
+            }
+        }
+        self.minimise(penalty, options)
+    }
+
+    fn minimise(&mut self, penalty: &GroupPenalty, options: &Options) -> Report {
         let count = self.groups.len();
         let mut in_work = vec![false; count];
         let mut alive: Vec<u32> = Vec::new();
@@ -249,6 +267,10 @@ impl<'a> Blocks<'a> {
     /// Block coordinate descent over the groups in `work`. Sweeps made.
     fn inner(&mut self, work: &[u32], penalty: &GroupPenalty, tol: f64, most: usize) -> usize {
         let wanted: Vec<u32> = work.iter().flat_map(|&g| self.groups[g as usize].iter().copied()).collect();
+        // With more features than rows, a column of residuals is shorter than one of gradients.
+        if wanted.len() > self.design.rows() || wanted.len() + self.gram.len() > GRAM_LIMIT {
+            return self.inner_residual(work, penalty, tol, most);
+        }
         self.gram.insert(&self.design, self.normaliser, &wanted);
         let features = self.gram.features().to_vec();
         let gather = |of: &[Vec<f64>], sign: f64| -> Vec<Vec<f64>> {
@@ -256,22 +278,21 @@ impl<'a> Blocks<'a> {
         };
         let mut local = Local { coef: gather(&self.coef, 1.0), gradient: gather(&self.correlations, -1.0) };
         self.add_products(&mut local);
-        let blocks: Vec<(usize, Vec<usize>, f64)> = work
-            .iter()
-            .map(|&g| {
-                let slots: Vec<usize> =
-                    self.groups[g as usize].iter().filter_map(|&j| self.gram.slot(j)).collect();
-                let curvature = self.curvature(&slots);
-                (g as usize, slots, curvature)
-            })
-            .collect();
+        let mut blocks = Vec::with_capacity(work.len());
+        for &g in work {
+            let members = &self.groups[g as usize];
+            let slots: Vec<usize> = members.iter().filter_map(|&j| self.gram.slot(j)).collect();
+            let gram = slots.iter().flat_map(|&a| slots.iter().map(move |&b| (a, b)));
+            let gram = gram.map(|(a, b)| self.gram.at(a, b)).collect();
+            blocks.push((slots, Block::new(g as usize, gram)));
+        }
         let mut history = Anderson::default();
         let mut sweeps = 0;
         while sweeps < most {
             sweeps += 1;
             let mut worst = 0.0f64;
-            for (g, slots, curvature) in &blocks {
-                worst = worst.max(self.visit(*g, slots, *curvature, penalty, &mut local));
+            for (slots, block) in &blocks {
+                worst = worst.max(self.visit(slots, block, penalty, &mut local));
             }
             if worst <= tol {
                 break;
@@ -296,6 +317,90 @@ impl<'a> Blocks<'a> {
         sweeps
     }
 
+    /// The same on the residuals, which are up to date at the start.
+    fn inner_residual(&mut self, work: &[u32], penalty: &GroupPenalty, tol: f64, most: usize) -> usize {
+        let (n, tasks) = (self.normaliser, self.targets.len());
+        let mut column = vec![0.0; self.design.rows()];
+        let mut blocks = Vec::with_capacity(work.len());
+        for &g in work {
+            let members = &self.groups[g as usize];
+            let mut gram = vec![0.0; members.len() * members.len()];
+            for (&j, row) in members.iter().zip(gram.chunks_mut(members.len().max(1))) {
+                self.design.fill(j as usize, &mut column);
+                self.design.dots(members, &column, row);
+                row.iter_mut().for_each(|v| *v /= n);
+            }
+            blocks.push(Block::new(g as usize, gram));
+        }
+        let objective = |problem: &Self| {
+            let value = |&g: &u32| penalty.value(g as usize, &problem.block(&problem.coef, g as usize));
+            problem.loss() + work.iter().map(value).sum::<f64>()
+        };
+        let mut history = Anderson::default();
+        let mut products = vec![];
+        let mut sweeps = 0;
+        while sweeps < most {
+            sweeps += 1;
+            let mut worst = 0.0f64;
+            // The true residuals are self.residuals + shift u, see `Quadratic`.
+            let mut shifts = vec![0.0; tasks];
+            for block in &blocks {
+                let members = &self.groups[block.group];
+                let mut start = vec![0.0; members.len() * tasks];
+                products.resize(members.len(), 0.0);
+                for task in 0..tasks {
+                    self.design.dots(members, &self.residuals[task], &mut products);
+                    for (a, &j) in members.iter().enumerate() {
+                        let j = j as usize;
+                        let lift = n * self.design.means()[j] * self.design.inverse_scales()[j];
+                        start[a * tasks + task] = -(products[a] + shifts[task] * lift) / n;
+                    }
+                }
+                let old = self.block(&self.coef, block.group);
+                let Some((new, moved)) = block.improve(&old, &start, tasks, penalty) else { continue };
+                worst = worst.max(moved);
+                for (a, &j) in members.iter().enumerate() {
+                    for task in 0..tasks {
+                        let at = a * tasks + task;
+                        if new[at] != old[at] {
+                            self.coef[task][j as usize] = new[at];
+                            let residual = &mut self.residuals[task];
+                            self.design.axpy(j as usize, old[at] - new[at], residual, &mut shifts[task]);
+                        }
+                    }
+                }
+            }
+            for (residual, shift) in self.residuals.iter_mut().zip(&shifts) {
+                self.design.add_unit(*shift, residual);
+            }
+            if worst <= tol {
+                break;
+            }
+            let iterate: Vec<f64> = work.iter().flat_map(|&g| self.block(&self.coef, g as usize)).collect();
+            if let Some(guess) = history.push(&iterate) {
+                let before = objective(self);
+                self.place(work, &guess);
+                if objective(self) >= before {
+                    self.place(work, &iterate);
+                }
+            }
+        }
+        sweeps
+    }
+
+    /// Sets the coefficients of the groups listed, as [`Blocks::block`] orders them, and the residuals.
+    fn place(&mut self, work: &[u32], values: &[f64]) {
+        let mut values = values.iter();
+        for &g in work {
+            for &j in &self.groups[g as usize] {
+                for (task, &value) in self.coef.iter_mut().zip(values.by_ref()) {
+                    task[j as usize] = value;
+                }
+            }
+        }
+        self.refresh(&[]);
+    }
+
     /// `gradient += G coef`.
     fn add_products(&self, local: &mut Local) {
         for (coef, gradient) in local.coef.iter().zip(&mut local.gradient) {
@@ -312,7 +417,7 @@ impl<'a> Blocks<'a> {
         &self,
         local: &Local,
         features: &[u32],
-        blocks: &[(usize, Vec<usize>, f64)],
+        blocks: &[(Vec<usize>, Block)],
         penalty: &GroupPenalty,
     ) -> f64 {
         let mut out = 0.0;
@@ -321,43 +426,73 @@ impl<'a> Blocks<'a> {
                 out += 0.5 * w * (q - self.correlations[task][features[slot] as usize]);
             }
         }
-        for (g, slots, _) in blocks {
+        for (slots, block) in blocks {
             let w: Vec<f64> = slots.iter().flat_map(|&s| local.coef.iter().map(move |t| t[s])).collect();
-            out += penalty.value(*g, &w);
+            out += penalty.value(block.group, &w);
         }
         out
     }
 
-    /// An upper bound of the greatest eigenvalue of a block of the Gram matrix.
-    fn curvature(&self, slots: &[usize]) -> f64 {
-        let trace: f64 = slots.iter().map(|&s| self.gram.at(s, s)).sum();
-        let row = |&a: &usize| slots.iter().map(|&b| self.gram.at(a, b).abs()).sum::<f64>();
-        trace.min(slots.iter().map(row).fold(0.0, f64::max))
-    }
-
     /// Improves one block; its greatest change in units of the gradient.
-    fn visit(
-        &self,
-        g: usize,
-        slots: &[usize],
-        curvature: f64,
-        penalty: &GroupPenalty,
-        local: &mut Local,
-    ) -> f64 {
+    fn visit(&self, slots: &[usize], block: &Block, penalty: &GroupPenalty, local: &mut Local) -> f64 {
         let tasks = local.coef.len();
         let old: Vec<f64> = slots.iter().flat_map(|&s| local.coef.iter().map(move |t| t[s])).collect();
         let start: Vec<f64> = slots.iter().flat_map(|&s| local.gradient.iter().map(move |t| t[s])).collect();
-        if old.iter().all(|w| *w == 0.0) && penalty.distance(g, &old, &start) == 0.0 {
-            return 0.0;
+        let Some((new, moved)) = block.improve(&old, &start, tasks, penalty) else { return 0.0 };
+        for (a, &slot) in slots.iter().enumerate() {
+            for task in 0..tasks {
+                let change = new[a * tasks + task] - old[a * tasks + task];
+                if change != 0.0 {
+                    local.coef[task][slot] = new[a * tasks + task];
+                    vector::axpy(change, self.gram.row(slot), &mut local.gradient[task]);
+                }
+            }
         }
-        let mut w = old.clone();
-        let mut gradient = start.clone();
+        moved
+    }
+}
+
+/// A group at work.
+struct Block {
+    group: usize,
+    /// `Z_gᵀ Z_g / N`, row by row.
+    gram: Vec<f64>,
+    /// An upper bound of its greatest eigenvalue.
+    curvature: f64,
+}
+
+impl Block {
+    fn new(group: usize, gram: Vec<f64>) -> Self {
+        let size = gram.len().isqrt();
+        let trace: f64 = (0..size).map(|a| gram[a * size + a]).sum();
+        let rows = gram.chunks(size.max(1)).map(|row| row.iter().map(|v| v.abs()).sum::<f64>());
+        let curvature = trace.min(rows.fold(0.0, f64::max));
+        Self { group, gram, curvature }
+    }
+
+    /// A few prox steps from `old`, where the gradient is `start`: the new coefficients, and how far the
+    /// first step went in units of the gradient. `None` where nothing moves.
+    fn improve(
+        &self,
+        old: &[f64],
+        start: &[f64],
+        tasks: usize,
+        penalty: &GroupPenalty,
+    ) -> Option<(Vec<f64>, f64)> {
+        if old.iter().all(|w| *w == 0.0) && penalty.distance(self.group, old, start) == 0.0 {
+            return None;
+        }
+        let size = old.len() / tasks;
+        let mut w = old.to_vec();
+        let mut gradient = start.to_vec();
         let mut first = 0.0;
-        let steps = if slots.len() == 1 { 1 } else { STEPS };
+        let steps = if size == 1 { 1 } else { STEPS };
         for step in 0..steps {
-            let mut z: Vec<f64> = w.iter().zip(&gradient).map(|(w, q)| w - q / curvature).collect();
-            penalty.prox(g, &mut z, 1.0 / curvature);
-            let moved = z.iter().zip(&w).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt() * curvature;
+            let pairs = w.iter().zip(&gradient);
+            let mut z: Vec<f64> = pairs.map(|(w, q)| w - q / self.curvature).collect();
+            penalty.prox(self.group, &mut z, 1.0 / self.curvature);
+            let square: f64 = z.iter().zip(&w).map(|(a, b)| (a - b) * (a - b)).sum();
+            let moved = square.sqrt() * self.curvature;
             w = z;
             if step == 0 {
                 first = moved;
@@ -365,24 +500,14 @@ impl<'a> Blocks<'a> {
             if moved <= 0.1 * first || step + 1 == steps {
                 break;
             }
-            for (a, &slot) in slots.iter().enumerate() {
+            for a in 0..size {
                 for task in 0..tasks {
-                    let change = slots.iter().enumerate().map(|(b, &other)| {
-                        self.gram.at(slot, other) * (w[b * tasks + task] - old[b * tasks + task])
-                    });
+                    let change = (0..size)
+                        .map(|b| self.gram[a * size + b] * (w[b * tasks + task] - old[b * tasks + task]));
                     gradient[a * tasks + task] = start[a * tasks + task] + change.sum::<f64>();
                 }
             }
         }
-        for (a, &slot) in slots.iter().enumerate() {
-            for task in 0..tasks {
-                let change = w[a * tasks + task] - old[a * tasks + task];
-                if change != 0.0 {
-                    local.coef[task][slot] = w[a * tasks + task];
-                    vector::axpy(change, self.gram.row(slot), &mut local.gradient[task]);
-                }
-            }
-        }
-        first
+        Some((w, first))
     }
 }

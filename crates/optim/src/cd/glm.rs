@@ -15,6 +15,8 @@ const STEPS: usize = 6;
 const FIRST: usize = 20;
 /// Relative fall of the objective that a step promises below which it is taken on trust.
 const SETTLED: f64 = 1e-10;
+/// Models that are tried for a concave penalty, each four times as steep as the last.
+const STEEPER: i32 = 8;
 /// Rounds that may pass without the violation being halved.
 const STALLED: usize = 20;
 /// Accuracy of the quadratic problems.
@@ -277,7 +279,7 @@ impl<'a> Glm<'a> {
                 let distance =
                     |(&j, &g): (&u32, &f64)| penalty.distance(j as usize, self.coef[j as usize], g);
                 let inside = pairs.map(distance).fold(0.0, f64::max);
-                if stuck || inside <= (0.1 * kkt).min(options.tol * scale) {
+                if stuck || inside <= (0.1 * kkt).max(0.5 * options.tol * scale) {
                     break;
                 }
             }
@@ -296,7 +298,18 @@ impl<'a> Glm<'a> {
     }
 
     /// A proximal Newton step over the features in `work`. Whether the objective fell.
+    ///
+    /// Where the penalty is concave, the way to the model's minimum may go up although its end is lower
+    /// for the model: then the model is made steeper until it lies above the objective.
     fn newton(&mut self, work: &[u32], penalty: &dyn Penalty) -> bool {
+        if penalty.is_convex() {
+            return self.step(work, penalty, 1.0, 40);
+        }
+        (0..STEEPER).any(|k| self.step(work, penalty, 4f64.powi(k), 1))
+    }
+
+    /// The step for curvatures times `steepness`, halved at most `most - 1` times.
+    fn step(&mut self, work: &[u32], penalty: &dyn Penalty, steepness: f64, most: usize) -> bool {
         let n = self.target.len();
         let derivatives: Vec<(f64, f64)> = (0..n)
             .map(|i| {
@@ -304,12 +317,12 @@ impl<'a> Glm<'a> {
                 (self.weight(i) * first, self.weight(i) * second)
             })
             .collect();
-        let most = derivatives.iter().map(|d| d.1).fold(0.0, f64::max);
+        let greatest = derivatives.iter().map(|d| d.1).fold(0.0, f64::max);
         let mut unit = vec![0.0; n];
         let mut response = vec![0.0; n];
         for i in 0..n {
             if self.weight(i) > 0.0 {
-                let curvature = derivatives[i].1.max(FLAT * most).max(f64::MIN_POSITIVE);
+                let curvature = steepness * derivatives[i].1.max(FLAT * greatest).max(f64::MIN_POSITIVE);
                 unit[i] = curvature.sqrt();
                 response[i] = unit[i] * (self.predictor[i] - derivatives[i].0 / curvature);
             }
@@ -341,7 +354,7 @@ impl<'a> Glm<'a> {
         // What the model promises, without its second-order part.
         let promise = linear + value(new) - value(&old);
         let mut t = 1.0;
-        for _ in 0..40 {
+        for _ in 0..most {
             let mut coef = self.coef.clone();
             work.iter().zip(new.iter().zip(&old)).for_each(|(&j, (new, old))| {
                 coef[j as usize] = if t == 1.0 { *new } else { old + t * (new - old) };
@@ -357,7 +370,8 @@ impl<'a> Glm<'a> {
             let settled = t == 1.0
                 && promise.abs() <= SETTLED * before.abs()
                 && after <= before + 64.0 * f64::EPSILON * before.abs();
-            if settled || after < before && after <= before + 1e-4 * t * promise.min(0.0) {
+            let enough = before + 1e-4 * t * if penalty.is_convex() { promise.min(0.0) } else { 0.0 };
+            if settled || after < before && after <= enough {
                 self.intercept += t * (intercept - self.intercept);
                 self.coef = coef;
                 self.predictor = predictor;

@@ -13,6 +13,8 @@ const FIRST: usize = 10;
 /// Ratio of the strengths that a cold start passes through. Small working sets on the way down are
 /// nearly free of features that leave again, so that this is faster than growing one set.
 const DESCENT: f64 = 1.6;
+/// Gradients below this part of their threshold when last seen are not looked at on the way down.
+const FAR: f64 = 0.4;
 /// Accuracy on the way down.
 const ROUGH: f64 = 1e-2;
 /// Strong features that may join a small support at once; two fifths of a large one may.
@@ -66,6 +68,8 @@ struct View {
     in_work: Vec<bool>,
     /// Whether a duality gap can be computed.
     has_gap: bool,
+    /// Whether this is a step on the way, after which a full look follows anyway.
+    rough: bool,
 }
 
 impl View {
@@ -229,6 +233,7 @@ impl<'a> Quadratic<'a> {
         penalty.thresholds(&mut view.thresholds);
         view.in_work = vec![false; p];
         view.has_gap = true;
+        view.rough = options.max_rounds == 0;
         let mut work: Vec<u32> = Vec::new();
         let mut scale = 0.0f64;
         for j in 0..p {
@@ -301,7 +306,7 @@ impl<'a> Quadratic<'a> {
             let support = work.iter().filter(|&&j| self.coef[j as usize] != 0.0).count();
             let mut violators = check.violators;
             let outside = !violators.is_empty();
-            take_largest(&mut violators, support.max(FIRST), &mut work, &mut view.in_work);
+            take_largest(&mut violators, (3 * support / 5).max(FIRST), &mut work, &mut view.in_work);
             if !outside || check.kkt > 0.5 * last_kkt {
                 // The working set is right but not solved well enough.
                 precision *= 0.1;
@@ -331,6 +336,9 @@ impl<'a> Quadratic<'a> {
         let moved = self.moved;
         // Gradients of all others are certain to be within their thresholds.
         let open = |j: usize| {
+            if view.rough && self.gradient[j].abs() < FAR * view.thresholds[j] {
+                return view.in_work[j];
+            }
             let bound = self.gradient[j].abs() + self.norms[j] * (moved - self.stamps[j]) / n;
             bound > view.thresholds[j] || view.in_work[j]
         };
@@ -369,7 +377,7 @@ impl<'a> Quadratic<'a> {
                 ridge_square += penalty.convex_parts(j as usize).map_or(0.0, |parts| parts.1) * w * w;
             }
         }
-        if view.has_gap {
+        if view.has_gap && !view.rough {
             let product = vector::dot(&self.target, &self.residual) / n;
             let square = 2.0 * self.loss() + ridge_square;
             let dual = product / scale - square / (2.0 * scale * scale);

@@ -13,6 +13,19 @@ pub struct Dense<T> {
     values: Vec<T>,
 }
 
+/// The sum of `f` over a column, in eight sums that do not wait for each other.
+fn in_lanes<T: Real>(column: &[T], f: impl Fn(&T) -> f64) -> f64 {
+    let chunks = column.chunks_exact(8);
+    let tail: f64 = chunks.remainder().iter().map(&f).sum();
+    let mut sums = [0.0; 8];
+    for chunk in chunks {
+        for lane in 0..8 {
+            sums[lane] += f(&chunk[lane]);
+        }
+    }
+    sums.iter().sum::<f64>() + tail
+}
+
 impl<T: Real> Dense<T> {
     /// A `rows x cols` design over values that are stored column after column.
     ///
@@ -104,7 +117,7 @@ impl<T: Real> Design for Dense<T> {
         let square = |a: f64| a * a;
         let column = self.column(j);
         match unit {
-            None => column.iter().map(|x| square(x.to_f64() - shift)).sum(),
+            None => in_lanes(column, |x| square(x.to_f64() - shift)),
             Some(unit) => column.iter().zip(unit).map(|(x, u)| square(x.to_f64() - shift * u)).sum(),
         }
     }
@@ -136,7 +149,7 @@ impl<T: Real> Design for Dense<T> {
 
     fn first_non_finite(&self) -> Option<(usize, usize, f64)> {
         // x * 0 is NaN exactly for the values we look for, and the sum vectorises.
-        let suspicious = |column: &[T]| column.iter().map(|v| v.to_f64() * 0.0).sum::<f64>() != 0.0;
+        let suspicious = |column: &[T]| in_lanes(column, |v| v.to_f64() * 0.0) != 0.0;
         (0..self.cols).find(|&j| suspicious(self.column(j))).and_then(|j| {
             let i = self.column(j).iter().position(|v| !v.to_f64().is_finite())?;
             Some((i, j, self.column(j)[i].to_f64()))

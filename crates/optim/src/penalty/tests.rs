@@ -40,7 +40,7 @@ proptest! {
         let kinks = [0.0, alpha, gamma * alpha, (1.0 + gamma) * alpha];
         prop_assume!(kinks.iter().all(|k| (w.abs() - k).abs() > 1e-2));
         for penalty in &penalties {
-            let h = 1e-4;
+            let h = 1e-3;
             let (up, here, down) = (penalty.value(0, w + h), penalty.value(0, w), penalty.value(0, w - h));
             let (first, second) = penalty.derivatives(0, w).expect("smooth away from 0");
             prop_assert!((first - (up - down) / (2.0 * h)).abs() < 1e-6);
