@@ -114,6 +114,7 @@ impl Linear {
         y: &[f64],
         sample_weight: Option<&[f64]>,
         options: &PathOptions,
+        single: Option<Alpha>,
     ) -> Result<Path, EstimateError> {
         let scaled = sample_weight.map(|weight| scale_rows(x, weight));
         let (design, unit) = match &scaled {
@@ -140,7 +141,10 @@ impl Linear {
             None => problem.correlations().iter().map(|c| -c).collect(),
         };
         let alpha_max = self.alpha_max(&gradient);
-        let alphas = options.grid(alpha_max, x.rows(), x.cols())?;
+        let alphas = match single {
+            Some(alpha) => vec![alpha.resolve(alpha_max)?],
+            None => options.grid(alpha_max, x.rows(), x.cols())?,
+        };
         Ok(options.run(&alphas, x.rows(), |alpha, before| {
             let zero = alpha >= alpha_max && unpenalised.is_none();
             let report = if zero {
@@ -162,6 +166,7 @@ impl Linear {
         y: &[f64],
         sample_weight: Option<&[f64]>,
         options: &PathOptions,
+        single: Option<Alpha>,
         datafit: &dyn sparseland_optim::datafit::Datafit,
     ) -> Result<Path, EstimateError> {
         let mut problem = Glm::new(x, y, sample_weight, datafit, self.fit_intercept, self.standardize);
@@ -177,7 +182,10 @@ impl Linear {
             None => problem.null_gradient().to_vec(),
         };
         let alpha_max = self.alpha_max(&gradient);
-        let alphas = options.grid(alpha_max, x.rows(), x.cols())?;
+        let alphas = match single {
+            Some(alpha) => vec![alpha.resolve(alpha_max)?],
+            None => options.grid(alpha_max, x.rows(), x.cols())?,
+        };
         Ok(options.run(&alphas, x.rows(), |alpha, before| {
             let report = if alpha >= alpha_max && unpenalised.is_none() {
                 all_zero(null)
@@ -217,18 +225,32 @@ impl Linear {
     }
 
     fn fit(&self, x: &dyn Design, y: &[f64], sample_weight: Option<&[f64]>) -> Result<Fitted, EstimateError> {
-        let alphas = match self.alpha {
-            Alpha::Value(alpha) => vec![alpha],
-            // The first of a grid of one is the least strength that gives zeros.
-            Alpha::Fraction(_) => {
-                let top =
-                    self.path(x, y, sample_weight, &PathOptions { n_alphas: 1, ..Default::default() })?;
-                vec![self.alpha.resolve(top.fits[0].alpha)?]
+        let options = PathOptions { early_stop: false, ..PathOptions::default() };
+        Ok(self.run(x, y, sample_weight, &options, Some(self.alpha))?.fits.swap_remove(0))
+    }
+
+    /// A path, or a single fit.
+    fn run(
+        &self,
+        x: &dyn Design,
+        y: &[f64],
+        sample_weight: Option<&[f64]>,
+        options: &PathOptions,
+        single: Option<Alpha>,
+    ) -> Result<Path, EstimateError> {
+        check_design(x)?;
+        check_sample_weight(x, sample_weight)?;
+        self.check(x)?;
+        match self.loss.datafit() {
+            None => {
+                check_target(x, y, f64::is_finite, "a finite number")?;
+                self.squared_path(x, y, sample_weight, options, single)
             }
-        };
-        let options = PathOptions { alphas: Some(alphas), ..PathOptions::default() };
-        let mut path = self.path(x, y, sample_weight, &options)?;
-        Ok(path.fits.swap_remove(0))
+            Some(datafit) => {
+                check_target(x, y, |v| datafit.accepts(v), datafit.domain())?;
+                self.datafit_path(x, y, sample_weight, options, single, datafit.as_ref())
+            }
+        }
     }
 }
 
@@ -255,19 +277,7 @@ impl PathEstimator for Linear {
         sample_weight: Option<&[f64]>,
         options: &PathOptions,
     ) -> Result<Path, EstimateError> {
-        check_design(x)?;
-        check_sample_weight(x, sample_weight)?;
-        self.check(x)?;
-        match self.loss.datafit() {
-            None => {
-                check_target(x, y, f64::is_finite, "a finite number")?;
-                self.squared_path(x, y, sample_weight, options)
-            }
-            Some(datafit) => {
-                check_target(x, y, |v| datafit.accepts(v), datafit.domain())?;
-                self.datafit_path(x, y, sample_weight, options, datafit.as_ref())
-            }
-        }
+        self.run(x, y, sample_weight, options, None)
     }
 
     fn loss(&self) -> Loss {
