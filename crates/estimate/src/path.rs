@@ -76,7 +76,7 @@ pub enum Criterion {
         /// Between 0 (BIC) and 1.
         gamma: f64,
     },
-    /// `log(p) log(log(n)) df` (Zhu et al., PNAS 2020, the criterion of abess).
+    /// `log(p) log(log(n)) df` (Zhu et al., PNAS 2020, the criterion of the abess paper).
     Gic,
 }
 

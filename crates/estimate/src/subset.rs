@@ -71,14 +71,15 @@ impl BestSubset {
         self
     }
 
-    /// The subset that the criterion of abess ([`Criterion::Gic`]) picks. It rather adds a feature too
-    /// many; for a stricter choice take [`Path::select`] with [`Criterion::Ebic`] on the path.
+    /// The subset that [`Criterion::Ebic`] with `gamma = 1` picks, the default of the abess package. The
+    /// criterion of its paper, [`Criterion::Gic`], is milder and rather adds a feature too many: ask
+    /// [`Path::select`] for it.
     ///
     /// # Errors
     /// [`EstimateError`] names the entry or parameter at fault.
     pub fn fit(&self, x: &dyn Design, y: &[f64]) -> Result<Fitted, EstimateError> {
         let path = self.path(x, y, None, &PathOptions::default())?;
-        Ok(path.select(Criterion::Gic).clone())
+        Ok(path.select(Criterion::Ebic { gamma: 1.0 }).clone())
     }
 }
 
@@ -278,12 +279,12 @@ mod tests {
             (0..8).map(|k| (25 * k + 3, if k % 2 == 0 { 1.0 } else { -1.5 })).collect();
         for seed in 0..3 {
             let (x, y) = data(100, 300, &truth, 0.5, 10 + seed);
-            let path = BestSubset::new().path(&x, &y, None, &PathOptions::default()).unwrap();
-            let fitted = path.select(Criterion::Ebic { gamma: 1.0 });
+            let fitted = BestSubset::new().fit(&x, &y).unwrap();
             let expected: Vec<u32> = truth.iter().map(|t| t.0 as u32).collect();
             assert_eq!(fitted.coef.indices, expected, "seed {seed}");
             // The milder criterion of the paper adds to it, but loses nothing.
-            let mild = BestSubset::new().fit(&x, &y).unwrap();
+            let path = BestSubset::new().path(&x, &y, None, &PathOptions::default()).unwrap();
+            let mild = path.select(Criterion::Gic);
             assert!(expected.iter().all(|j| mild.coef.indices.contains(j)));
             // Least squares: orthogonal to the residual, intercept included.
             let m = fitted.predict(&x).unwrap();
