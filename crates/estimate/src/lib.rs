@@ -1,1 +1,6 @@
 //! Sparse estimation: models with few non-zero coefficients, and the graphs, channels and experiments built on them.
+
+pub mod cv;
+pub mod estimators;
+pub mod path;
+pub mod subset;

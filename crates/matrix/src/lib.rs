@@ -40,6 +40,7 @@ mod real;
 pub mod simd;
 mod storage;
 mod values;
+pub mod vector;
 
 pub use bitmask::Bitmask;
 pub use buffer::Buffer;
