@@ -1,1 +1,3 @@
 //! Sparse estimation: models with few non-zero coefficients, and the graphs, channels and experiments built on them.
+
+pub mod colide;
