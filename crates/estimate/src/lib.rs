@@ -1,3 +1,4 @@
 //! Sparse estimation: models with few non-zero coefficients, and the graphs, channels and experiments built on them.
 
 pub mod colide;
+pub mod kron_sbl;
