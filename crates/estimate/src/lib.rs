@@ -2,3 +2,4 @@
 
 pub mod colide;
 pub mod kron_sbl;
+pub mod ldp_regression;
