@@ -1,6 +1,10 @@
 //! Sparse estimation: models with few non-zero coefficients, and the graphs, channels and experiments built on them.
 
+pub mod bcd;
+pub mod colide;
 pub mod cv;
 pub mod estimators;
+pub mod kron_sbl;
+pub mod ldp_regression;
 pub mod path;
 pub mod subset;

@@ -96,7 +96,11 @@ pub trait Kernels: Copy + Send + Sync + PartialOrd + Default + std::fmt::Debug +
     /// Upper triangle of `a` becomes `R` with `R^T R = a`; the rest is left alone. `Err` holds the bad pivot.
     fn cholesky(a: &mut [Self], n: usize) -> Result<(), usize>;
     /// `b = a^-1 b` with partial pivoting; `a` is destroyed. `false` when a pivot is zero.
-    fn lu_solve(a: &mut [Self], n: usize, b: &mut [Self], columns: usize) -> bool;
+    fn lu_solve(a: &mut [Self], n: usize, b: &mut [Self], columns: usize) -> bool {
+        Self::lu_solve_permuted(a, n, b, columns).is_some()
+    }
+    /// As `lu_solve`; the pivots stay on the diagonal of `a`, and the row permutation is returned.
+    fn lu_solve_permuted(a: &mut [Self], n: usize, b: &mut [Self], columns: usize) -> Option<Vec<usize>>;
 }
 
 macro_rules! kernels {
@@ -143,7 +147,12 @@ macro_rules! kernels {
             fn cholesky(a: &mut [Self], n: usize) -> Result<(), usize> {
                 cholesky_of(a, n)
             }
-            fn lu_solve(a: &mut [Self], n: usize, b: &mut [Self], columns: usize) -> bool {
+            fn lu_solve_permuted(
+                a: &mut [Self],
+                n: usize,
+                b: &mut [Self],
+                columns: usize,
+            ) -> Option<Vec<usize>> {
                 lu_solve_of(a, n, b, columns)
             }
         }
@@ -315,7 +324,12 @@ fn cholesky_of<T: RealField>(a: &mut [T], n: usize) -> Result<(), usize> {
     .map_err(|llt::LltError::NonPositivePivot { index }| index)
 }
 
-fn lu_solve_of<T: RealField + Default>(a: &mut [T], n: usize, b: &mut [T], columns: usize) -> bool {
+fn lu_solve_of<T: RealField + Default>(
+    a: &mut [T],
+    n: usize,
+    b: &mut [T],
+    columns: usize,
+) -> Option<Vec<usize>> {
     let par = parallelism(n, DECOMPOSITION_THRESHOLD);
     let scratch = lu::factor::lu_in_place_scratch::<usize, T>(n, n, par, Default::default())
         .or(lu::solve::solve_in_place_scratch::<usize, T>(n, columns, par));
@@ -331,7 +345,7 @@ fn lu_solve_of<T: RealField + Default>(a: &mut [T], n: usize, b: &mut [T], colum
         Default::default(),
     );
     if (0..n).any(|i| a[i * n + i] == T::default()) {
-        return false;
+        return None;
     }
     let factors = MatRef::from_row_major_slice(a, n, n);
     lu::solve::solve_in_place_with_conj(
@@ -343,5 +357,5 @@ fn lu_solve_of<T: RealField + Default>(a: &mut [T], n: usize, b: &mut [T], colum
         par,
         stack,
     );
-    true
+    Some(forward)
 }

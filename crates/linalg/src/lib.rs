@@ -7,8 +7,9 @@
 //! | whitening | [`cholesky_robust`] and its [`Whitener`] |
 //! | singular values | [`svd`], [`svd_values`], [`svd_truncated`] |
 //! | leading singular values of large or implicit matrices | [`svd_randomized`], [`svd_partial`] over an [`Operator`] |
-//! | symmetric eigenvalues | [`eigh`], [`eigh_values`] |
+//! | symmetric eigenvalues | [`eigh`], [`eigh_values`]; [`eigh_complex`] for Hermitian matrices |
 //! | systems | [`qr`], [`lstsq`], [`solve_spd`] |
+//! | inverses with determinants | [`inverse_log_det`]; [`UnpivotedInverse`] for many of one size |
 //!
 //! Matrices are row-major ([`Mat`]). faer does the heavy work but appears in no signature, and its generic code is
 //! compiled here only: a crate that uses this one pays nothing for it.
@@ -24,6 +25,8 @@ mod backend;
 mod cholesky;
 mod eigen;
 mod error;
+mod hermitian;
+mod lu;
 mod mat;
 mod operator;
 mod partial;
@@ -35,6 +38,8 @@ mod svd;
 pub use cholesky::{JITTER_FLOOR, Whitener, cholesky_robust};
 pub use eigen::{Eigh, eigh, eigh_values};
 pub use error::LinalgError;
+pub use hermitian::{EighComplex, eigh_complex};
+pub use lu::{InverseLogDet, UnpivotedInverse, inverse_log_det};
 pub use mat::{Mat, Scalar};
 pub use operator::{FnOperator, Operator};
 pub use partial::svd_partial;
