@@ -253,7 +253,7 @@ crate::vectorised! {
             let mut half = LANES / 2;
             while half > 0 {
                 for i in 0..half {
-                    sums[i] = sums[i] + sums[i + half];
+                    sums[i] += sums[i + half];
                 }
                 half /= 2;
             }

@@ -48,6 +48,8 @@ pub trait Real:
     fn abs(self) -> Self;
     /// Whether the number is neither infinite nor NaN.
     fn is_finite(self) -> bool;
+    /// Whether the number is NaN.
+    fn is_nan(self) -> bool;
 
     /// The slice itself where `Self` is f32: the door to the f32 kernels.
     fn as_f32(slice: &[Self]) -> Option<&[f32]>;
@@ -126,6 +128,10 @@ impl Real for f32 {
         self.is_finite()
     }
     #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
+    }
+    #[inline(always)]
     fn as_f32(slice: &[Self]) -> Option<&[f32]> {
         Some(slice)
     }
@@ -167,6 +173,10 @@ impl Real for f64 {
     #[inline(always)]
     fn is_finite(self) -> bool {
         self.is_finite()
+    }
+    #[inline(always)]
+    fn is_nan(self) -> bool {
+        self.is_nan()
     }
     #[inline(always)]
     fn as_f32(_: &[Self]) -> Option<&[f32]> {

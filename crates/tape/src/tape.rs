@@ -36,7 +36,7 @@ impl<R: Real> Pool<R> {
 
     /// Takes a buffer back.
     pub fn give(&mut self, buffer: Buffer<R>) {
-        if buffer.len() > 0 {
+        if !buffer.is_empty() {
             self.spare.entry(buffer.len()).or_default().push(buffer);
         }
     }

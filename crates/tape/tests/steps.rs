@@ -84,7 +84,8 @@ fn same_bytes_on_any_number_of_threads_and_no_allocation_after_the_first_step() 
 
 #[test]
 fn every_optimiser_learns_and_resumes_to_the_bit() {
-    let make: [fn() -> Box<dyn Optimiser<f32>>; 4] = [
+    type Make = fn() -> Box<dyn Optimiser<f32>>;
+    let make: [Make; 4] = [
         || Box::new(AdamW::new(0.1, StateBits::Full)),
         || Box::new(AdamW::new(0.1, StateBits::Eight)),
         || Box::new(Sgd::new(0.9, true, 1e-4)),

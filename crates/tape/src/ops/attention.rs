@@ -29,6 +29,9 @@ struct Attention<R: Real> {
     kept: Option<Buffer<R>>,
 }
 
+/// Gradients of the query heads of a group, and of its key and value head.
+type HeadGradients<R> = (Vec<Vec<R>>, Vec<R>, Vec<R>);
+
 /// Cosines and sines: `length x width / 2` each.
 struct Angles<R: Real> {
     cos: Vec<R>,
@@ -269,7 +272,7 @@ impl<R: Real> Op<R> for Attention<R> {
         let sequences = q.len() / (length * qs);
         let kept = self.kept.as_ref().expect("recorded");
         let group = shape.group();
-        let parts: Vec<(Vec<Vec<R>>, Vec<R>, Vec<R>)> = (0..sequences * key_heads)
+        let parts: Vec<HeadGradients<R>> = (0..sequences * key_heads)
             .into_par_iter()
             .with_max_len(1)
             .map_init(Work::new, |work, index| {

@@ -253,7 +253,7 @@ impl<R: Real> Op<R> for MaxPool {
                 let corner = self.shape.corner(o);
                 let mut best = corner;
                 for i in self.shape.window(corner) {
-                    if x[i] > x[best] || x[i] != x[i] {
+                    if x[i] > x[best] || x[i].is_nan() {
                         best = i;
                     }
                 }

@@ -125,7 +125,7 @@ impl<R: Real> Op<R> for MaxPoolLast {
                     for first in (from..from + n).step_by(c) {
                         for k in 0..c {
                             let v = x[first + k];
-                            if fresh || v > y[k] || v != v {
+                            if fresh || v > y[k] || v.is_nan() {
                                 (y[k], at[k]) = (v, (first + k) as u32);
                             }
                         }

@@ -103,8 +103,7 @@ pub fn run(mut config: Config, context: &Context) -> Result<Reproduction> {
         experiments,
         notes: vec![
             "The paper's networks are ImageNet classifiers; these are small, so gaps between methods are too.".into(),
-            "The inference ratio is of one batch of the validation items through the exported matrices, whole network."
-                .into(),
+            "The speed ratio is of the sparse layers' products: conv 2 (32 x 144) and the hidden layer (64 x 1568).".into(),
         ],
     })
 }
@@ -261,17 +260,29 @@ fn exported(
         1.0,
         ratio <= 1.02 * format,
     );
-    let time = |layers: &[(String, Matrix)]| {
-        let once = |_| {
+    // Products of the sparse layers alone, dense and sparse in turn, with as many rows as 1000 images give them.
+    let (mut whole, mut thin) = (Vec::new(), Vec::new());
+    let inner = dense[1..dense.len() - 1].iter().zip(&layers[1..layers.len() - 1]);
+    let cases: Vec<_> = inner
+        .map(|((name, dense), (_, sparse))| {
+            let rows = if name.starts_with("conv") { 1000 * 14 * 14 } else { 1000 };
+            let x: Vec<f32> = (0..rows * dense.cols()).map(|i| (i % 17) as f32 / 8.0 - 1.0).collect();
+            (dense, sparse, rows, x, vec![0.0; rows * dense.rows()])
+        })
+        .collect();
+    let mut cases = cases;
+    for _ in 0..9 {
+        for (times, first) in [(&mut whole, true), (&mut thin, false)] {
             let began = Instant::now();
-            std::hint::black_box(task.run_exported(layers, pixels));
-            began.elapsed().as_secs_f64()
-        };
-        median(&(0..9).map(once).collect::<Vec<f64>>()).unwrap_or(f64::NAN)
-    };
-    let speed = time(dense) / time(&layers);
+            for (dense, sparse, rows, x, y) in &mut cases {
+                if first { dense.apply_batch(x, *rows, y) } else { sparse.apply_batch(x, *rows, y) }
+            }
+            times.push(began.elapsed().as_secs_f64());
+        }
+    }
+    let speed = median(&whole).unwrap_or(f64::NAN) / median(&thin).unwrap_or(f64::NAN);
     push(
-        format!("{n}:{m} inference of 1000 images, times as fast as dense f32"),
+        format!("{n}:{m} products of the sparse layers on 1000 images, times as fast as dense f32"),
         "ratio, higher is better",
         "above 1".into(),
         speed,
