@@ -12,6 +12,8 @@ pub enum When {
     During,
     /// After training.
     After,
+    /// A model is fitted to data; there is no network.
+    Fit,
 }
 
 /// The structure that a method produces.
@@ -28,6 +30,10 @@ pub enum Pattern {
     DictionarySparse,
     /// A low-rank matrix plus a sparse one.
     LowRankPlusSparse,
+    /// Few non-zero coefficients of a model.
+    Coefficients,
+    /// A sparse graph.
+    Graph,
 }
 
 /// How the budget is spread over the layers.
@@ -54,6 +60,8 @@ pub enum Need {
     Gradients,
     /// Further training.
     Retraining,
+    /// A table of data.
+    Data,
 }
 
 /// How far an implementation is.

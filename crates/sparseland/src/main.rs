@@ -25,7 +25,8 @@ Examples:
   sparseland generate small/ --prompt \"The boat\" --tokens 60
   sparseland inspect small/
   sparseland train heal small/ --text my.txt --out healed/
-  sparseland train lm recipe.toml --out model/";
+  sparseland train lm recipe.toml --out model/
+  sparseland fit lasso table.csv --target y --cv 5";
 
 /// Sparse and low-rank structure in machine learning, for real: in the file, in memory and in the
 /// products.
@@ -59,6 +60,7 @@ enum Command {
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
     Train(commands::train::Train),
+    Fit(Box<commands::fit::Fit>),
     Bench(commands::bench::Bench),
     Methods(commands::methods::Methods),
     Reproduce(commands::reproduce::Reproduce),
@@ -98,6 +100,7 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
         Command::Generate(command) => command.run(&context),
         Command::Inspect(command) => command.run(),
         Command::Train(command) => command.run(&context),
+        Command::Fit(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
         Command::Methods(command) => command.run(),
         Command::Reproduce(command) => command.run(&context),

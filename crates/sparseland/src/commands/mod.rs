@@ -5,6 +5,7 @@ pub mod completions;
 pub mod compress;
 pub mod doctor;
 pub mod eval;
+pub mod fit;
 pub mod generate;
 pub mod inspect;
 pub mod methods;

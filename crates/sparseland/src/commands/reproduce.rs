@@ -1,6 +1,7 @@
 //! `sparseland reproduce SLUG`: runs a system's acceptance experiment from its committed TOML and prints
 //! claim against measurement, misses like hits.
 
+mod estimate;
 mod rocket;
 mod sltrain;
 mod sr_ste;
@@ -46,6 +47,7 @@ impl Reproduce {
             "rocket" => rocket::CONFIG,
             "sr-ste" => sr_ste::CONFIG,
             "sltrain" => sltrain::CONFIG,
+            other if estimate::config(other).is_some() => estimate::config(other).unwrap_or_default(),
             other => match registry::find(other) {
                 Some(_) => {
                     bail!("{other} has no acceptance experiment of its own; it is a baseline of others")
@@ -62,7 +64,8 @@ impl Reproduce {
         let mut record = match self.slug.as_str() {
             "rocket" => rocket::run(&parse(&text)?, context)?,
             "sr-ste" => sr_ste::run(parse(&text)?, context)?,
-            _ => sltrain::run(parse(&text)?, context)?,
+            "sltrain" => sltrain::run(parse(&text)?, context)?,
+            slug => estimate::run(slug, &text, context)?,
         };
         let machine = Machine::look();
         record.notes.push(format!(
