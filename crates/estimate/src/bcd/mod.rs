@@ -14,7 +14,7 @@
 //! | choice | options |
 //! |---|---|
 //! | blocks, [`Partition`] | fixed (given order, sorted or mixed by `L_j` or by row sums), colours, forests, or formed anew each time |
-//! | next, [`Selection`] | random, cyclic, by `L`; greedy: GS, GSL, GSD, GSQ, GSQ by iterative hard thresholding, progress, greedy forests |
+//! | next, [`Selection`] | random, cyclic, by `L`; greedy: GS, GSL, GSD, GSQ, GSQ by iterative hard thresholding or one by one, progress, greedy forests |
 //! | move, [`Update`] | `1 / L_b`, the same with `L_b` searched, `H_b`, Newton with line search, two-metric projection, projected Newton, exact along trees |
 //!
 //! With a penalty the greedy rules see `L_j (x_j - prox(x_j - g_j / L_j))` in place of the gradient.
@@ -43,7 +43,7 @@
 //! use sparseland_linalg::Mat;
 //!
 //! let context = Context::new(1, 1)?;
-//! let a = Mat::from_fn(30, 10, |i, j| ((i * 10 + j * 7) as f64).sin());
+//! let a = Mat::from_fn(30, 10, |i, j| ((i * 10 + j * 7 + i * j) as f64).sin());
 //! let b: Vec<f64> = (0..30).map(|i| 2.0 * a.at(i, 3) - a.at(i, 8)).collect();
 //! let mut problem = LinearModel::new(Sparse::from_dense(&a)?, b, Loss::LeastSquares, 0.0)?;
 //! let solver = Bcd { selection: Selection::Gsd, update: Update::Matrix, block_size: 4, ..Bcd::default() };
@@ -59,6 +59,7 @@ pub mod experiment;
 mod penalty;
 mod problem;
 mod select;
+mod softmax;
 mod sparse;
 #[cfg(test)]
 mod tests;
@@ -68,7 +69,8 @@ mod update;
 pub use data::{knn_graph, label_propagation, lattice, least_squares_data, multinomial_data};
 pub use error::BcdError;
 pub use penalty::Penalty;
-pub use problem::{BlockProblem, LinearModel, Loss, Quadratic, Softmax};
+pub use problem::{BlockProblem, LinearModel, Loss, Quadratic};
+pub use softmax::Softmax;
 pub use sparse::Sparse;
 pub use tree::{colouring, forest_partition, greedy_forest};
 
@@ -145,6 +147,8 @@ pub enum Selection {
     Gsq,
     /// The same over all blocks, approximately, by iterative hard thresholding; variable blocks.
     GsqIht,
+    /// The same, one variable after the other at the exact minimum over those taken so far (ours); variable blocks.
+    GsqGreedy,
     /// Largest sum of the progress of one-dimensional proximal steps: the rule for penalties.
     Progress,
     /// A forest grown from the best-scored variables; variable blocks, tree updates.

@@ -25,6 +25,10 @@ pub(super) struct Selector {
     block_size: usize,
     /// Denominators of diagonal scores.
     diagonal: Vec<f64>,
+    /// One over them; zero where a variable cannot move.
+    reciprocal: Vec<f64>,
+    /// Workspace of the diagonal rules.
+    scores: Vec<f64>,
     /// `L_b` of fixed blocks.
     pub bounds: Vec<f64>,
     inverses: Vec<Mat<f64>>,
@@ -100,7 +104,7 @@ impl Selector {
             Selection::Gsq if !fixed => {
                 return Err(BcdError::Unsupported("GSQ needs fixed blocks; take GSQ-IHT with variable ones"));
             }
-            Selection::GsqIht | Selection::GreedyTree(_) if fixed => {
+            Selection::GsqIht | Selection::GsqGreedy | Selection::GreedyTree(_) if fixed => {
                 return Err(BcdError::Unsupported(
                     "this rule forms its own blocks; take a variable partition",
                 ));
@@ -117,6 +121,8 @@ impl Selector {
             usable,
             selection,
             block_size,
+            reciprocal: diagonal.iter().map(|&v| if v > 0.0 { 1.0 / v } else { 0.0 }).collect(),
+            scores: vec![0.0; diagonal.len()],
             diagonal,
             bounds: Vec::new(),
             inverses: Vec::new(),
@@ -160,6 +166,12 @@ impl Selector {
         !matches!(self.selection, Selection::Random | Selection::Cyclic | Selection::Lipschitz)
     }
 
+    /// Whether blocks are the variables with the largest diagonal scores.
+    fn is_plain(&self) -> bool {
+        use Selection::{Gs, GsAbsolute, Gsd, GsdRows, Progress};
+        self.blocks.is_empty() && matches!(self.selection, Gs | GsAbsolute | Gsd | GsdRows | Progress)
+    }
+
     /// Whether nothing can move.
     pub(super) fn is_empty(&self) -> bool {
         self.usable.is_empty()
@@ -178,6 +190,22 @@ impl Selector {
         if !self.needs_gradient() {
             return self.blind(rng, block, count);
         }
+        if penalty.is_none() && self.is_plain() {
+            // The common case, without copies: one pass over the gradient.
+            let g = problem.gradient();
+            match self.selection {
+                Selection::Gs | Selection::GsAbsolute => {
+                    self.scores.iter_mut().zip(g).for_each(|(s, g)| *s = g.abs());
+                }
+                _ => {
+                    for ((s, g), inverse) in self.scores.iter_mut().zip(g).zip(&self.reciprocal) {
+                        *s = g * g * inverse;
+                    }
+                }
+            }
+            *block = largest(&self.scores, &self.usable, count);
+            return None;
+        }
         let l = problem.lipschitz().to_vec();
         let x = problem.point().to_vec();
         let raw = problem.gradient().to_vec();
@@ -185,7 +213,12 @@ impl Selector {
         // A score per variable, to be summed over fixed blocks.
         let score = |j: usize| match self.selection {
             Selection::Gsd | Selection::GsdRows => g[j] * g[j] / self.diagonal[j],
-            Selection::Progress => progress(raw[j], l[j], x[j], penalty),
+            // Variables that are optimal to rounding but not at a kink come before those at rest: a block that can hold the
+            // whole support then does, and a second-order update ends in a few steps.
+            Selection::Progress => {
+                let least = if penalty.piece(x[j]).is_some() { f64::MIN_POSITIVE } else { 0.0 };
+                progress(raw[j], l[j], x[j], penalty).max(least)
+            }
             Selection::GsAbsolute => g[j].abs(),
             _ => g[j] * g[j],
         };
@@ -229,6 +262,7 @@ impl Selector {
                 }
             }
             Selection::GsqIht => *block = self.iht(problem, &g, &l, count),
+            Selection::GsqGreedy => *block = self.greedy(problem, &g, count),
             _ => {
                 let scores: Vec<f64> =
                     (0..g.len()).map(|j| if l[j] > 0.0 { score(j) } else { -1.0 }).collect();
@@ -301,6 +335,27 @@ impl Selector {
         }
     }
 
+    /// Adds the variable with the largest GSD score at the exact minimum over the block so far, `count` times: variables
+    /// that repeat each other are not taken together.
+    fn greedy(&self, problem: &dyn BlockProblem, g: &[f64], count: usize) -> Vec<usize> {
+        let mut block: Vec<usize> = Vec::with_capacity(count);
+        let mut slope = g.to_vec();
+        while block.len() < count {
+            // Taken variables have no slope left; the mark keeps rounding from choosing them again.
+            let scores: Vec<f64> = slope.iter().zip(&self.reciprocal).map(|(s, r)| s * s * r).collect();
+            let free: Vec<usize> = self.usable.iter().copied().filter(|j| !block.contains(j)).collect();
+            block.extend(largest(&scores, &free, 1));
+            if block.len() == count {
+                break;
+            }
+            let right = Mat::from_fn(block.len(), 1, |p, _| -g[block[p]]);
+            let Ok(d) = solve_spd(&with_ridge(&problem.bound_block(&block)), &right) else { break };
+            let bent = problem.bound_times(&block, &d.data);
+            slope.iter_mut().zip(g).zip(&bent).for_each(|((s, g), b)| *s = g + b);
+        }
+        block
+    }
+
     /// Iterative hard thresholding on `g d + d^T H d / 2` over `d` with `count` non-zeros, in the variables
     /// `u_j = sqrt(L_j) d_j`, whose curvatures are all one: without the scaling, variables of small columns would win by
     /// their size alone. It starts at the GSD block, and that block is kept if its exact decrease is the larger one.
@@ -362,11 +417,29 @@ fn progress(g: f64, l: f64, x: f64, penalty: Penalty) -> f64 {
     -(g * d + 0.5 * l * d * d + penalty.value(x + d) - penalty.value(x))
 }
 
-/// The `count` of `among` with the largest scores, by partial sorting.
+/// Up to this many, the largest scores are kept in a small sorted list; beyond it, partial sorting.
+const SMALL: usize = 32;
+
+/// The `count` of `among` (ascending) with the largest scores, largest first; the smaller index first among equals.
 fn largest(scores: &[f64], among: &[usize], count: usize) -> Vec<usize> {
+    if count <= SMALL {
+        let mut best: Vec<usize> = Vec::with_capacity(count + 1);
+        let mut bar = f64::NEG_INFINITY;
+        for &j in among {
+            if scores[j] > bar || best.len() < count {
+                let at = best.partition_point(|&k| scores[k] >= scores[j]);
+                best.insert(at, j);
+                best.truncate(count);
+                if best.len() == count {
+                    bar = best.last().map_or(f64::INFINITY, |&k| scores[k]);
+                }
+            }
+        }
+        return best;
+    }
     let mut order = among.to_vec();
     let descending = |&a: &usize, &b: &usize| scores[b].total_cmp(&scores[a]).then(a.cmp(&b));
-    if count < order.len() && count > 0 {
+    if count < order.len() {
         order.select_nth_unstable_by(count - 1, descending);
         order.truncate(count);
     }

@@ -121,7 +121,7 @@ const PARTITIONS: [Partition; 8] = [
     Partition::RedBlack,
     Partition::Trees,
 ];
-const SELECTIONS: [Selection; 14] = [
+const SELECTIONS: [Selection; 15] = [
     Selection::Random,
     Selection::Cyclic,
     Selection::Lipschitz,
@@ -132,6 +132,7 @@ const SELECTIONS: [Selection; 14] = [
     Selection::GsdRows,
     Selection::Gsq,
     Selection::GsqIht,
+    Selection::GsqGreedy,
     Selection::Progress,
     Selection::GreedyTree(TreeScore::Gradient),
     Selection::GreedyTree(TreeScore::Scaled),

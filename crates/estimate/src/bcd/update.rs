@@ -43,13 +43,19 @@ fn newton(h: &Mat<f64>, g: &[f64], block: &[usize]) -> Result<Vec<f64>, BcdError
             _ => Err(BcdError::NotConvex { coordinate: block[0] }),
         };
     }
-    let negative = Mat { rows: n, cols: 1, data: g.iter().map(|v| -v).collect() };
-    if let Ok(whitener) = cholesky_robust(h)
+    if let Some(at) = (0..n).find(|&i| h.data[i * n + i] < 0.0) {
+        return Err(BcdError::NotConvex { coordinate: block[at] });
+    }
+    let (scaled, root) = unit_diagonal(h);
+    let mut step: Vec<f64> = g.iter().zip(&root).map(|(g, r)| -g / r).collect();
+    let negative = Mat { rows: n, cols: 1, data: step.clone() };
+    if let Ok(whitener) = cholesky_robust(&scaled)
         && whitener.jitter() == 0.0
     {
-        return Ok(whitener.solve_gram(&negative)?.data);
+        let solved = whitener.solve_gram(&negative)?.data;
+        return Ok(solved.iter().zip(&root).map(|(z, r)| z / r).collect());
     }
-    let e = eigh(h)?;
+    let e = eigh(&scaled)?;
     let largest = e.values[0].abs().max(e.values[n - 1].abs());
     if e.values[n - 1] < -1e-9 * largest {
         // The variable that takes most part in the direction of negative curvature.
@@ -57,14 +63,28 @@ fn newton(h: &Mat<f64>, g: &[f64], block: &[usize]) -> Result<Vec<f64>, BcdError
             (0..n).max_by(|&a, &b| e.vectors.at(a, n - 1).abs().total_cmp(&e.vectors.at(b, n - 1).abs()));
         return Err(BcdError::NotConvex { coordinate: block[at.unwrap_or(0)] });
     }
-    let mut step = vec![0.0; n];
+    step.fill(0.0);
     for (k, &value) in e.values.iter().enumerate() {
         if value > NULL * largest {
-            let weight = -(0..n).map(|i| e.vectors.at(i, k) * g[i]).sum::<f64>() / value;
+            let weight = (0..n).map(|i| e.vectors.at(i, k) * negative.data[i]).sum::<f64>() / value;
             (0..n).for_each(|i| step[i] += weight * e.vectors.at(i, k));
         }
     }
+    step.iter_mut().zip(&root).for_each(|(s, r)| *s /= r);
     Ok(step)
+}
+
+/// `D^-1/2 H D^-1/2` with the diagonal `D` of `H`, and the roots of `D` (1 where it is zero). Variables on very different
+/// scales would look singular without it.
+fn unit_diagonal(h: &Mat<f64>) -> (Mat<f64>, Vec<f64>) {
+    let n = h.rows;
+    let root: Vec<f64> = (0..n)
+        .map(|i| {
+            let v = h.data[i * n + i];
+            if v > 0.0 { v.sqrt() } else { 1.0 }
+        })
+        .collect();
+    (Mat::from_fn(n, n, |i, j| h.data[i * n + j] / (root[i] * root[j])), root)
 }
 
 /// `argmin over s of g s + s^T H s / 2 + sum pen(x + s)`, to rounding: sweeps of coordinate descent, and between them a
@@ -108,11 +128,15 @@ fn block_model(h: &Mat<f64>, g: &[f64], x: &[f64], penalty: Penalty) -> Vec<f64>
         let sub = Mat::from_fn(m, m, |a, b| h.at(pieces[a].0, pieces[b].0));
         let right = Mat::from_fn(m, 1, |a, _| -(slope[pieces[a].0] + pieces[a].1.0));
         // A singular piece is left to coordinate descent.
-        let Ok(whitener) = cholesky_robust(&sub) else { continue };
-        let Ok(step) = whitener.solve_gram(&right) else { continue };
+        let (scaled, root) = unit_diagonal(&sub);
+        let Ok(whitener) = cholesky_robust(&scaled) else { continue };
         if whitener.jitter() > 0.0 {
             continue;
         }
+        let mut right = right;
+        right.data.iter_mut().zip(&root).for_each(|(v, r)| *v /= r);
+        let Ok(mut step) = whitener.solve_gram(&right) else { continue };
+        step.data.iter_mut().zip(&root).for_each(|(v, r)| *v /= r);
         let mut length = 1.0f64;
         for ((j, (_, low, high)), z) in pieces.iter().zip(&step.data) {
             let room = if *z > 0.0 { high - (x[*j] + s[*j]) } else { low - (x[*j] + s[*j]) };
