@@ -228,7 +228,10 @@ impl Recipe {
     /// # Errors
     /// If the text is no TOML, has an unknown key or lacks one, or asks for the impossible.
     pub fn parse(text: &str) -> Result<Self, TrainError> {
-        let recipe: Self = toml::from_str(text).map_err(|e| TrainError::Recipe(e.to_string()))?;
+        let recipe: Self = toml::from_str(text).map_err(|e| {
+            let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            TrainError::Recipe(format!("line {line}: {}", e.message().replace('\n', " ")))
+        })?;
         recipe.check()?;
         Ok(recipe)
     }

@@ -249,8 +249,9 @@ impl Compress {
         let (plan, uniform) = match self.plans(&run, replay, context) {
             Ok(plans) => plans,
             Err(error) => {
-                if let Some(CompressError::Infeasible { .. }) = error.downcast_ref() {
-                    // Nothing of this run can be resumed under the budget that will be tried next.
+                if let Some(CompressError::Infeasible { .. } | CompressError::Model(_)) = error.downcast_ref()
+                {
+                    // Nothing of this run can be resumed: another budget or another checkpoint comes next.
                     run.finish()?;
                     // Fails where the directory holds something else, as it should.
                     let _ = std::fs::remove_dir(&self.out);
