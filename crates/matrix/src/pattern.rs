@@ -227,15 +227,40 @@ impl Pattern {
 
 /// `to: cols x TILE` from `from: items x cols`, with zeros for the items that lack.
 fn transpose<R: Real>(from: &[R], cols: usize, to: &mut [R]) {
-    const COLUMNS: usize = 16;
-    to.par_chunks_mut(COLUMNS * TILE).enumerate().for_each(|(block, to)| {
-        let first = block * COLUMNS;
-        to.fill(R::ZERO);
-        for (i, row) in from.chunks_exact(cols).enumerate() {
-            let row = &row[first..(first + COLUMNS).min(cols)];
+    to.par_chunks_mut(SIDE * TILE).enumerate().for_each(|(block, to)| {
+        let first = block * SIDE;
+        let items = from.len() / cols;
+        if items < TILE {
+            to.fill(R::ZERO);
+        }
+        let whole = if first + SIDE <= cols { items / SIDE * SIDE } else { 0 };
+        for start in (0..whole).step_by(SIDE) {
+            transpose_square(&from[start * cols + first..], cols, &mut to[start..]);
+        }
+        for (i, row) in from.chunks_exact(cols).enumerate().skip(whole) {
+            let row = &row[first..(first + SIDE).min(cols)];
             row.iter().enumerate().for_each(|(c, v)| to[c * TILE + i] = *v);
         }
     });
+}
+
+/// Side of the squares that are transposed in registers.
+const SIDE: usize = 16;
+
+crate::vectorised! {
+    /// Transposes one square; rows of the result stand [`TILE`] apart.
+    fn transpose_square<R: Real>(from: &[R], stride: usize, to: &mut [R]) {
+        let mut square = [[R::ZERO; SIDE]; SIDE];
+        for (i, row) in square.iter_mut().enumerate() {
+            row.copy_from_slice(&from[i * stride..i * stride + SIDE]);
+        }
+        for c in 0..SIDE {
+            let out = &mut to[c * TILE..c * TILE + SIDE];
+            for i in 0..SIDE {
+                out[i] = square[i][c];
+            }
+        }
+    }
 }
 
 crate::vectorised! {

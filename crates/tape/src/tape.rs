@@ -71,6 +71,15 @@ impl<R: Real> Gradient<R> {
         &mut self.buffer
     }
 
+    /// Adds the numbers of a slice: a plain copy for the first part.
+    pub fn accumulate(&mut self, part: &[R]) {
+        if std::mem::take(&mut self.fresh) {
+            crate::ops::pieces(part, &mut self.buffer, |part, out| out.copy_from_slice(part));
+        } else {
+            crate::ops::pieces(part, &mut self.buffer, crate::ops::add_to);
+        }
+    }
+
     /// The buffer, and what its contents must be multiplied by before the operation's part is added: 0 if it
     /// holds arbitrary numbers, 1 otherwise. The `beta` of a matrix product.
     pub fn scaled(&mut self) -> (&mut [R], R) {

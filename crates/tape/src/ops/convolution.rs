@@ -232,6 +232,45 @@ impl PoolShape {
     }
 }
 
+sparseland_matrix::vectorised! {
+    /// The largest of each two by two numbers of two rows, the first of several, and its position.
+    fn largest_of_four<R: Real>(above: &[R], below: &[R], first: u32, y: &mut [R], at: &mut [u32]) {
+        let width = above.len() as u32;
+        let pairs = above.chunks_exact(2).zip(below.chunks_exact(2));
+        for (j, (((a, b), y), at)) in pairs.zip(y.iter_mut()).zip(at.iter_mut()).enumerate() {
+            let start = first + 2 * j as u32;
+            let (mut best, mut place) = (a[0], start);
+            for (v, p) in [(a[1], start + 1), (b[0], start + width), (b[1], start + width + 1)] {
+                let wins = v > best || v.is_nan();
+                best = if wins { v } else { best };
+                place = if wins { p } else { place };
+            }
+            (*y, *at) = (best, place);
+        }
+    }
+}
+
+/// As [`largest_of_four`] for windows of any side.
+fn largest_of_window<R: Real>(
+    band: &[R],
+    width: usize,
+    window: usize,
+    first: u32,
+    y: &mut [R],
+    at: &mut [u32],
+) {
+    for (j, (y, at)) in y.iter_mut().zip(at).enumerate() {
+        let mut best = j * window;
+        for i in 0..window * window {
+            let p = i / window * width + j * window + i % window;
+            if band[p] > band[best] || band[p].is_nan() {
+                best = p;
+            }
+        }
+        (*y, *at) = (band[best], first + best as u32);
+    }
+}
+
 /// The largest number of each window.
 struct MaxPool {
     shape: PoolShape,
@@ -248,16 +287,19 @@ impl<R: Real> Op<R> for MaxPool {
         let (from, to) = (self.shape.input_len(), self.shape.output_len());
         self.at.resize(on.output.len(), 0);
         let images = on.output.par_chunks_mut(to).zip(on.inputs[0].par_chunks(from));
+        let shape = self.shape;
+        let (height, width) = shape.output();
         images.zip(self.at.par_chunks_mut(to)).for_each(|((y, x), at)| {
-            for (o, (y, at)) in y.iter_mut().zip(at).enumerate() {
-                let corner = self.shape.corner(o);
-                let mut best = corner;
-                for i in self.shape.window(corner) {
-                    if x[i] > x[best] || x[i].is_nan() {
-                        best = i;
-                    }
+            let rows = y.chunks_exact_mut(width.max(1)).zip(at.chunks_exact_mut(width.max(1)));
+            for (row, (y, at)) in rows.enumerate() {
+                let first = (row / height * shape.height + row % height * shape.window) * shape.width;
+                let band = &x[first..first + shape.window * shape.width];
+                if shape.window == 2 {
+                    let (above, below) = band.split_at(shape.width);
+                    largest_of_four(above, below, first as u32, y, at);
+                } else {
+                    largest_of_window(band, shape.width, shape.window, first as u32, y, at);
                 }
-                (*y, *at) = (x[best], best as u32);
             }
         });
     }

@@ -2,7 +2,6 @@
 
 use sparseland_matrix::Real;
 
-use super::pieces;
 use crate::{Backward, Forward, Op, Parameters, Tape, Var};
 
 /// Whether position `i` is kept: a hash of seed and position (SplitMix64), so no mask is stored and any thread can
@@ -59,7 +58,7 @@ impl<R: Real> Op<R> for Identity {
 
     fn backward(&mut self, on: Backward<'_, R>) {
         if let Some(dx) = &mut on.gradients[0] {
-            pieces(on.gradient, dx.add(), super::add_to);
+            dx.accumulate(on.gradient);
         }
     }
 }

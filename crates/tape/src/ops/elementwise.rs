@@ -2,7 +2,7 @@
 
 use sparseland_matrix::Real;
 
-use super::{add_to, pieces, pieces2};
+use super::{pieces, pieces2};
 use crate::{Backward, Forward, Op, Parameters, Tape, Var};
 
 /// A function of one number.
@@ -194,11 +194,12 @@ impl<R: Real> Op<R> for Pair {
         match self {
             Self::Add | Self::Sub => {
                 if let Some(da) = da {
-                    pieces(on.gradient, da.add(), add_to);
+                    da.accumulate(on.gradient);
                 }
-                if let Some(db) = db {
-                    let f = if matches!(self, Self::Add) { add_to } else { subtract };
-                    pieces(on.gradient, db.add(), f);
+                match db {
+                    Some(db) if matches!(self, Self::Add) => db.accumulate(on.gradient),
+                    Some(db) => pieces(on.gradient, db.add(), subtract),
+                    None => {}
                 }
             }
             Self::Mul => {

@@ -77,7 +77,7 @@ impl<R: Real> Op<R> for Bias {
 
     fn backward(&mut self, on: Backward<'_, R>) {
         if let Some(dx) = &mut on.gradients[0] {
-            super::pieces(on.gradient, dx.add(), add_to);
+            dx.accumulate(on.gradient);
         }
         add_column_sums(on.gradient, self.cols, on.parameters.value_and_gradient(self.parameters[0]).1);
     }

@@ -28,7 +28,7 @@ use sparseland_matrix::Real;
 const PIECE: usize = 1 << 14;
 
 /// Runs `f` over equal pieces of the output and of one input.
-fn pieces<R: Real>(x: &[R], y: &mut [R], f: impl Fn(&[R], &mut [R]) + Sync) {
+pub(crate) fn pieces<R: Real>(x: &[R], y: &mut [R], f: impl Fn(&[R], &mut [R]) + Sync) {
     if y.len() <= PIECE {
         return f(x, y);
     }
@@ -51,7 +51,7 @@ fn rows_per_piece(cols: usize) -> usize {
 
 sparseland_matrix::vectorised! {
     /// `y += x`.
-    fn add_to<R: Real>(x: &[R], y: &mut [R]) {
+    pub(crate) fn add_to<R: Real>(x: &[R], y: &mut [R]) {
         for (y, x) in y.iter_mut().zip(x) {
             *y += *x;
         }

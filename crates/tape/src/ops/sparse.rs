@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use sparseland_matrix::{Pattern, Real};
 
-use super::{add_to, pieces};
 use crate::{Backward, Forward, Op, ParamId, Parameters, Tape, Var};
 
 /// `Y = X Sᵀ`, plus the second input if there is one.
@@ -39,7 +38,7 @@ impl<R: Real> Op<R> for SparseLinear {
             self.pattern.multiply_transposed(values, on.gradient, self.rows, dx, beta != R::ZERO);
         }
         if let Some(Some(base)) = on.gradients.get_mut(1) {
-            pieces(on.gradient, base.add(), add_to);
+            base.accumulate(on.gradient);
         }
         let mut scratch = on.pool.take(self.pattern.scratch());
         self.pattern.sample_products(on.gradient, on.inputs[0], self.rows, slopes, &mut scratch);
