@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         // The reader of our output is gone: `sparseland inspect DIR | head` is no error.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sparseland: {error:#}");
+            eprintln!("sparseland: {}", one_line(&error));
             ExitCode::from(2)
         }
     }
@@ -107,6 +107,19 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
         Command::Doctor(command) => command.run(&context),
         Command::Completions(command) => command.run::<Cli>(),
     }
+}
+
+/// The error and its causes in one line; a cause that its error has told already is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

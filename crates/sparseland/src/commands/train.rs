@@ -69,6 +69,12 @@ struct Heal {
     /// Text to validate on instead.
     #[arg(long, value_name = "FILE")]
     validation_text: Vec<PathBuf>,
+    /// A line between documents of a text file.
+    #[arg(long, value_name = "LINE")]
+    separator: Option<String>,
+    /// Turn typographic quotes and dashes into ASCII and hard-wrapped lines into paragraphs.
+    #[arg(long)]
+    plain: bool,
     /// Optimiser steps.
     #[arg(long, default_value_t = 300)]
     steps: u64,
@@ -79,7 +85,7 @@ struct Heal {
     #[arg(long, default_value_t = 256)]
     sequence: usize,
     /// Largest learning rate.
-    #[arg(long, default_value_t = 3e-4)]
+    #[arg(long, default_value_t = 1e-4)]
     learning_rate: f64,
     #[command(flatten)]
     output: Output,
@@ -141,8 +147,8 @@ impl Heal {
                 text: self.text,
                 validation_text: self.validation_text,
                 repeat: Vec::new(),
-                separator: None,
-                plain: false,
+                separator: self.separator,
+                plain: self.plain,
                 held_out: 0.05,
                 tokenizer: None,
                 sequence: self.sequence,
