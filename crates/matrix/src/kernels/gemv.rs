@@ -22,7 +22,7 @@ pub(crate) const GROUP: usize = 4;
 pub(super) const PREFETCH: usize = 8192;
 
 /// Fewer bytes than this do not keep one more thread busy for the time it takes to wake it.
-const BYTES_PER_THREAD: usize = 128 << 10;
+const BYTES_PER_THREAD: usize = 512 << 10;
 
 /// The instruction sets with kernels of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
