@@ -81,6 +81,7 @@ macro_rules! vectorised {
                 body($($argument),*)
             }
 
+            // The calls differ from safe ones only in the instructions, which were just looked for.
             #[allow(unsafe_code)]
             match $crate::simd::Level::detect() {
                 #[cfg(target_arch = "x86_64")]

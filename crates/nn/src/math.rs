@@ -1,34 +1,13 @@
 //! The small loops of a decoder, written so that they vectorise without processor-specific code.
 
+use sparseland_matrix::Real;
+
 /// Lanes of the partial sums: several vectors wide, so that additions do not wait for each other.
 const LANES: usize = 16;
 
-/// `e^x` to within 2e-7 of its value; arguments outside -87.3..88.3 are taken as the nearest bound, so
-/// that nothing overflows. NaN stays NaN.
-///
-/// The polynomial is that of the Cephes library (Moshier, 1989). Unlike `f32::exp` it is no call, and
-/// loops over it vectorise.
+/// See [`Real::exp`]: no call, so loops over it vectorise.
 pub(crate) fn exp(x: f32) -> f32 {
-    const LOW: f32 = -87.3;
-    const HIGH: f32 = 88.3;
-    /// ln 2 in two parts, the first with few bits, so that its multiples are exact.
-    const LN2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
-    /// Adding 1.5 * 2^23 rounds to a whole number, which then stands in the lowest bits.
-    const ROUND: f32 = 12_582_912.0;
-    // Not `clamp`-like functions: they would turn NaN into a bound.
-    let x = if x < LOW { LOW } else { x };
-    let x = if x > HIGH { HIGH } else { x };
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = x - n * LN2.0 - n * LN2.1;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_2e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5e-1;
-    let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
-    (p * r * r + r + 1.0) * power
+    Real::exp(x)
 }
 
 /// `sum x_i y_i`, as several partial sums.

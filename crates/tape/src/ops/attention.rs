@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use sparseland_matrix::{Buffer, Real, Threads, View, ViewMut, gemm};
 
+use super::{dot, largest, sum};
 use crate::{Backward, Forward, Op, Parameters, Pool, Tape, Var};
 
 /// Query rows whose scores stand in memory at a time.
@@ -125,39 +126,6 @@ sparseland_matrix::vectorised! {
             *v = (*v - top).exp();
         }
     }
-    fn largest<R: Real>(x: &[R]) -> R {
-        let mut tops = [R::LOWEST; 32];
-        let chunks = x.chunks_exact(32);
-        let rest = chunks.remainder().iter().fold(R::LOWEST, |a, b| b.larger(a));
-        for chunk in chunks {
-            for (t, v) in tops.iter_mut().zip(chunk) {
-                *t = v.larger(*t);
-            }
-        }
-        tops.into_iter().fold(rest, |a, b| b.larger(a))
-    }
-    fn total<R: Real>(x: &[R]) -> R {
-        let mut sums = [R::ZERO; 32];
-        let chunks = x.chunks_exact(32);
-        let rest = chunks.remainder().iter().copied().sum::<R>();
-        for chunk in chunks {
-            for (s, v) in sums.iter_mut().zip(chunk) {
-                *s += *v;
-            }
-        }
-        sums.into_iter().sum::<R>() + rest
-    }
-    fn dot<R: Real>(x: &[R], y: &[R]) -> R {
-        let mut sums = [R::ZERO; 32];
-        let (x, y) = (x.chunks_exact(32), y.chunks_exact(32));
-        let rest = x.remainder().iter().zip(y.remainder()).map(|(x, y)| *x * *y).sum::<R>();
-        for (x, y) in x.zip(y) {
-            for ((s, x), y) in sums.iter_mut().zip(x).zip(y) {
-                *s += *x * *y;
-            }
-        }
-        sums.into_iter().sum::<R>() + rest
-    }
     fn scale<R: Real>(factor: R, x: &mut [R]) {
         for v in x.iter_mut() {
             *v *= factor;
@@ -242,10 +210,10 @@ impl<R: Real> Op<R> for Attention<R> {
                         let (seen, unseen) = row.split_at_mut(t + 1);
                         let top = largest(seen);
                         exp_minus(seen, top);
-                        let sum = total(seen);
-                        scale(R::ONE / sum, seen);
+                        let total = sum(seen);
+                        scale(R::ONE / total, seen);
                         unseen.fill(R::ZERO);
-                        kept[t] = top + sum.ln();
+                        kept[t] = top + total.ln();
                     }
                     let p = View::new(&work.scores, last - first, last);
                     let values = View::new(&work.v, last, width);

@@ -4,24 +4,13 @@ use rayon::prelude::*;
 use sparseland_matrix::simd::LANES;
 use sparseland_matrix::{Buffer, Real, Threads, View, ViewMut, gemm};
 
+use super::largest;
 use crate::{Backward, Forward, Op, ParamId, Parameters, Pool, Tape, Var};
 
 /// Rows whose logits stand in memory at a time in the fused loss.
 const ROWS: usize = 256;
 
 sparseland_matrix::vectorised! {
-    /// The largest number; NaN only if there is nothing else.
-    fn largest<R: Real>(x: &[R]) -> R {
-        let mut tops = [R::LOWEST; LANES];
-        let chunks = x.chunks_exact(LANES);
-        let rest = chunks.remainder().iter().fold(R::LOWEST, |a, b| b.larger(a));
-        for chunk in chunks {
-            for (t, v) in tops.iter_mut().zip(chunk) {
-                *t = v.larger(*t);
-            }
-        }
-        tops.into_iter().fold(rest, |a, b| a.larger(b))
-    }
     /// `x = e^(x - top)`, and the sum.
     fn exponentials<R: Real>(x: &mut [R], top: R) -> R {
         let mut sums = [R::ZERO; LANES];

@@ -23,6 +23,7 @@ pub use patches::PatchShape;
 
 use rayon::prelude::*;
 use sparseland_matrix::Real;
+use sparseland_matrix::simd::LANES;
 
 /// Numbers that one thread handles at a time in element-wise loops.
 const PIECE: usize = 1 << 14;
@@ -57,6 +58,42 @@ sparseland_matrix::vectorised! {
         }
     }
 
+    /// The sum of all numbers.
+    fn sum<R: Real>(x: &[R]) -> R {
+        let mut sums = [R::ZERO; LANES];
+        let chunks = x.chunks_exact(LANES);
+        let rest = chunks.remainder().iter().copied().sum::<R>();
+        for chunk in chunks {
+            for (s, x) in sums.iter_mut().zip(chunk) {
+                *s += *x;
+            }
+        }
+        sums.into_iter().sum::<R>() + rest
+    }
+    /// `sum x y`.
+    fn dot<R: Real>(x: &[R], y: &[R]) -> R {
+        let mut sums = [R::ZERO; LANES];
+        let (x, y) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+        let rest = x.remainder().iter().zip(y.remainder()).map(|(x, y)| *x * *y).sum::<R>();
+        for (x, y) in x.zip(y) {
+            for ((s, x), y) in sums.iter_mut().zip(x).zip(y) {
+                *s += *x * *y;
+            }
+        }
+        sums.into_iter().sum::<R>() + rest
+    }
+    /// The largest number; NaN only if there is nothing else.
+    fn largest<R: Real>(x: &[R]) -> R {
+        let mut tops = [R::LOWEST; LANES];
+        let chunks = x.chunks_exact(LANES);
+        let rest = chunks.remainder().iter().fold(R::LOWEST, |a, b| b.larger(a));
+        for chunk in chunks {
+            for (t, v) in tops.iter_mut().zip(chunk) {
+                *t = v.larger(*t);
+            }
+        }
+        tops.into_iter().fold(rest, |a, b| a.larger(b))
+    }
     /// `y += a x`.
     fn add_scaled<R: Real>(a: R, x: &[R], y: &mut [R]) {
         for (y, x) in y.iter_mut().zip(x) {

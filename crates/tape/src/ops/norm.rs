@@ -4,32 +4,10 @@ use rayon::prelude::*;
 use sparseland_matrix::simd::LANES;
 use sparseland_matrix::{Buffer, Real};
 
-use super::{add_to, rows_per_piece};
+use super::{add_to, dot, rows_per_piece, sum};
 use crate::{Backward, Forward, Op, ParamId, Parameters, Pool, Tape, Var};
 
 sparseland_matrix::vectorised! {
-    fn sum<R: Real>(x: &[R]) -> R {
-        let mut sums = [R::ZERO; LANES];
-        let chunks = x.chunks_exact(LANES);
-        let rest = chunks.remainder().iter().copied().sum::<R>();
-        for chunk in chunks {
-            for (s, x) in sums.iter_mut().zip(chunk) {
-                *s += *x;
-            }
-        }
-        sums.into_iter().sum::<R>() + rest
-    }
-    fn dot<R: Real>(x: &[R], y: &[R]) -> R {
-        let mut sums = [R::ZERO; LANES];
-        let (x, y) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
-        let rest = x.remainder().iter().zip(y.remainder()).map(|(x, y)| *x * *y).sum::<R>();
-        for (x, y) in x.zip(y) {
-            for ((s, x), y) in sums.iter_mut().zip(x).zip(y) {
-                *s += *x * *y;
-            }
-        }
-        sums.into_iter().sum::<R>() + rest
-    }
     /// `sum x y z`.
     fn dot3<R: Real>(x: &[R], y: &[R], z: &[R]) -> R {
         let mut sums = [R::ZERO; LANES];
