@@ -1,30 +1,45 @@
-//! Spreading one global budget over the layers: uniformly, or by an exact multiple-choice knapsack
-//! over each layer's options (ROCKET, sections D and E).
+//! Spreading one global budget over the layers: uniformly, by an exact multiple-choice knapsack over each
+//! layer's options (ROCKET, sections D and E), or by one global threshold on a score of every option:
+//!
+//! | allocation | score | source |
+//! |---|---|---|
+//! | `threshold` | the method's own: normalised singular value, mask score | WeLore |
+//! | `tail-energy` | relative output error | whitened tails, as in SVD-LLM's successors |
+//! | `owl` | removed fraction, shifted by the block's share of outliers | Yin et al., arXiv 2310.05175 |
+//! | `sensitivity` | what the calibration loss gains by this layer alone | ASVD, arXiv 2312.05821 |
 //!
 //! Every plan carries a certificate: the knapsack's lower bound on the objective under the same
 //! budget, and the objective that the uniform allocation reaches.
 
 use serde::{Deserialize, Serialize};
 use sparseland_core::Context;
+use sparseland_linalg::Mat;
 use sparseland_matrix::{Layout, ValueType};
 use sparseland_optim::knapsack::{Choice, Knapsack, KnapsackError};
 
 use crate::CompressError;
-use crate::problem::{Accounting, Errors, FactorShape, cost};
+use crate::problem::{Accounting, Candidate, Errors};
+use crate::statistics::InputStatistics;
 
 /// One way to store a layer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LayerOption {
     /// The grid point: the fraction of the layer that the option was asked to remove.
     pub removed: f64,
-    /// The size of the factors; `None` leaves the layer as it is.
-    pub shape: Option<FactorShape>,
+    /// The structure; `None` leaves the layer as it is.
+    pub layout: Option<Layout>,
     /// Stored values.
     pub params: u64,
     /// Stored bytes.
     pub bytes: u64,
     /// Relative errors.
     pub errors: Errors,
+    /// The method's own score of the best that was dropped ([`Candidate::marginal`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marginal: Option<f64>,
+    /// What the calibration loss gains when this layer alone is stored so, in nats per token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<f64>,
 }
 
 impl LayerOption {
@@ -45,6 +60,9 @@ pub struct LayerProfile {
     pub inputs: usize,
     /// `d2`.
     pub outputs: usize,
+    /// Share of the weights whose effect `|W_ij| ||x_j||` is beyond [`OUTLIER`] times the layer's mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<f64>,
     /// The options.
     pub options: Vec<LayerOption>,
 }
@@ -54,22 +72,37 @@ impl LayerProfile {
     pub fn new(name: String, dense: &Layout) -> Self {
         let dense_option = LayerOption {
             removed: 0.0,
-            shape: None,
+            layout: None,
             params: dense.parameters(),
             bytes: dense.stored_bytes(),
             errors: Errors::NONE,
+            marginal: None,
+            sensitivity: None,
         };
-        Self { name, inputs: dense.cols(), outputs: dense.rows(), options: vec![dense_option] }
+        Self {
+            name,
+            inputs: dense.cols(),
+            outputs: dense.rows(),
+            outliers: None,
+            options: vec![dense_option],
+        }
     }
 
-    /// Adds an option unless it stores as much as the dense layer.
-    pub fn push(&mut self, removed: f64, shape: FactorShape, errors: Errors, values: ValueType) {
-        let layout = shape.layout(self.inputs, self.outputs, values);
-        let (params, bytes) = (cost(&layout, Accounting::Params), cost(&layout, Accounting::Bytes));
+    /// Adds an option unless it stores as much as the dense layer or is there already.
+    pub fn push(&mut self, removed: f64, Candidate { layout, errors, marginal }: Candidate) {
+        let (params, bytes) = (layout.parameters(), layout.stored_bytes());
         let dense = &self.options[0];
-        if params < dense.params && bytes < dense.bytes {
-            self.options.push(LayerOption { removed, shape: Some(shape), params, bytes, errors });
+        let known = self.options.iter().any(|o| o.layout.as_ref() == Some(&layout));
+        if params < dense.params && bytes < dense.bytes && !known {
+            let layout = Some(layout);
+            let option = LayerOption { removed, layout, params, bytes, errors, marginal, sensitivity: None };
+            self.options.push(option);
         }
+    }
+
+    /// The part of the name that the layers of one block share.
+    fn block(&self) -> &str {
+        self.name.match_indices('.').nth(2).map_or(&self.name, |(at, _)| &self.name[..at])
     }
 
     fn dense_cost(&self, accounting: Accounting) -> u64 {
@@ -85,6 +118,44 @@ pub enum Allocation {
     Uniform,
     /// The knapsack decides.
     Knapsack,
+    /// One global threshold on the method's own scores: normalised singular values (WeLore), mask scores.
+    Threshold,
+    /// The same relative output error in every layer.
+    TailEnergy,
+    /// Blocks with more outliers keep more (OWL).
+    Owl,
+    /// One global threshold on what the calibration loss gains by each layer alone (ASVD).
+    Sensitivity,
+}
+
+impl Allocation {
+    /// The name in commands and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Knapsack => "knapsack",
+            Self::Threshold => "threshold",
+            Self::TailEnergy => "tail-energy",
+            Self::Owl => "owl",
+            Self::Sensitivity => "sensitivity",
+        }
+    }
+}
+
+/// OWL's `M`: how many times the mean makes an outlier.
+pub const OUTLIER: f64 = 5.0;
+
+/// OWL's `lambda`: half the width of the range of removed fractions.
+pub const OWL_RANGE: f64 = 0.08;
+
+/// Share of the weights whose effect `|W_ij| ||x_j||` is beyond [`OUTLIER`] times the layer's mean; `weight`
+/// is `d1 x d2`, inputs first.
+pub fn outlier_ratio(weight: &Mat<f64>, inputs: &InputStatistics) -> f64 {
+    let effect = |i: usize, w: f64| w.abs() * inputs.squares[i].sqrt();
+    let all = || (0..weight.rows).flat_map(|i| weight.row(i).iter().map(move |&w| effect(i, w)));
+    let count = (weight.rows * weight.cols).max(1) as f64;
+    let bar = OUTLIER * all().sum::<f64>() / count;
+    all().filter(|&e| e > bar).count() as f64 / count
 }
 
 /// What the knapsack minimises.
@@ -166,7 +237,7 @@ pub struct Plan {
 }
 
 /// The current [`Plan::version`].
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 
 impl Plan {
     /// The chosen option of layer `index`.
@@ -204,12 +275,11 @@ pub fn allocate(
         layers.iter().zip(picks).map(|(l, &p)| budget.error(l, &l.options[p])).sum()
     };
     let picks = match budget.allocation {
-        Allocation::Uniform => match uniform.clone() {
-            Some(picks) => picks,
-            None => return Err(infeasible(&layers, &budget, total)),
-        },
-        Allocation::Knapsack => knapsack.picks,
+        Allocation::Uniform => uniform.clone(),
+        Allocation::Knapsack => Some(knapsack.picks),
+        _ => by_threshold(&layers, &budget, allowed)?,
     };
+    let Some(picks) = picks else { return Err(infeasible(&layers, &budget, total)) };
     let cost = layers.iter().zip(&picks).map(|(l, &p)| l.options[p].cost(budget.accounting)).sum();
     assert!(cost <= allowed, "an allocation exceeded its budget: a bug in the knapsack");
     Ok(Plan {
@@ -238,6 +308,68 @@ fn uniform(layers: &[LayerProfile], budget: &Budget) -> Option<Vec<usize>> {
         options.iter().filter(fits).min_by(|a, b| error(a.1).total_cmp(&error(b.1))).map(|o| o.0)
     };
     layers.iter().map(pick).collect()
+}
+
+/// The allocations by one global threshold: starting from dense layers, the step to the next smaller option
+/// that scores lowest is taken until the budget is met. Scores are made rising within a layer by their
+/// running maximum. `None` if even the smallest options cost too much.
+fn by_threshold(
+    layers: &[LayerProfile],
+    budget: &Budget,
+    allowed: u64,
+) -> Result<Option<Vec<usize>>, CompressError> {
+    let shifts = match budget.allocation {
+        Allocation::Owl => owl_shifts(layers)?,
+        _ => vec![0.0; layers.len()],
+    };
+    let score = |layer: usize, option: &LayerOption| match budget.allocation {
+        Allocation::Threshold => option.marginal,
+        Allocation::Sensitivity => option.sensitivity,
+        Allocation::TailEnergy => Some(option.errors.output),
+        _ => Some(option.removed + shifts[layer]),
+    };
+    let mut steps: Vec<(f64, usize, usize)> = Vec::new();
+    for (index, layer) in layers.iter().enumerate() {
+        let mut order: Vec<usize> = (1..layer.options.len()).collect();
+        order.sort_by_key(|&o| std::cmp::Reverse(layer.options[o].cost(budget.accounting)));
+        let mut highest = f64::NEG_INFINITY;
+        for option in order {
+            let name = budget.allocation.name();
+            let score = score(index, &layer.options[option]).ok_or(CompressError::NoScore(name))?;
+            highest = highest.max(score);
+            steps.push((highest, index, option));
+        }
+    }
+    // Stable: steps of one layer stay in order where their scores are equal.
+    steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut picks = vec![0; layers.len()];
+    let mut cost: u64 = layers.iter().map(|l| l.dense_cost(budget.accounting)).sum();
+    for (_, layer, option) in steps {
+        if cost <= allowed {
+            break;
+        }
+        let of = |o: usize| layers[layer].options[o].cost(budget.accounting);
+        cost = cost - of(picks[layer]) + of(option);
+        picks[layer] = option;
+    }
+    Ok((cost <= allowed).then_some(picks))
+}
+
+/// How much more than the mean block each layer's block keeps, within a range of `2 lambda`.
+fn owl_shifts(layers: &[LayerProfile]) -> Result<Vec<f64>, CompressError> {
+    let mut blocks: std::collections::BTreeMap<&str, (f64, f64)> = Default::default();
+    for layer in layers {
+        let ratio = layer.outliers.ok_or(CompressError::NoScore("owl"))?;
+        let size = (layer.inputs * layer.outputs) as f64;
+        let entry = blocks.entry(layer.block()).or_default();
+        *entry = (entry.0 + ratio * size, entry.1 + size);
+    }
+    let ratio = |block: &str| blocks[block].0 / blocks[block].1.max(1.0);
+    let ratios: Vec<f64> = blocks.keys().map(|b| ratio(b)).collect();
+    let (low, high) = ratios.iter().fold((f64::MAX, f64::MIN), |(l, h), &r| (l.min(r), h.max(r)));
+    let scaled = |r: f64| if high > low { (r - low) / (high - low) * 2.0 * OWL_RANGE } else { 0.0 };
+    let mean = ratios.iter().map(|&r| scaled(r)).sum::<f64>() / ratios.len().max(1) as f64;
+    Ok(layers.iter().map(|l| scaled(ratio(l.block())) - mean).collect())
 }
 
 fn knapsack(
@@ -296,11 +428,6 @@ fn capped(layers: &[LayerProfile], budget: &Budget, cap: f64) -> (Vec<Vec<usize>
 
 fn infeasible(layers: &[LayerProfile], budget: &Budget, total: u64) -> CompressError {
     let least: u64 = match budget.allocation {
-        Allocation::Knapsack => {
-            let least =
-                |l: &LayerProfile| l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
-            layers.iter().map(least).sum()
-        }
         // Uniform stops where the first layer cannot follow.
         Allocation::Uniform => {
             let share = |l: &LayerProfile| {
@@ -308,6 +435,11 @@ fn infeasible(layers: &[LayerProfile], budget: &Budget, total: u64) -> CompressE
                 least as f64 / l.dense_cost(budget.accounting).max(1) as f64
             };
             (layers.iter().map(share).fold(0.0, f64::max) * total as f64).ceil() as u64
+        }
+        _ => {
+            let least =
+                |l: &LayerProfile| l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
+            layers.iter().map(least).sum()
         }
     };
     CompressError::Infeasible {

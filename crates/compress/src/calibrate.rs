@@ -11,11 +11,12 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use sparseland_core::{Context, Event};
 use sparseland_data::Checkpoint;
-use sparseland_linalg::{GramAccumulator, Whitener, cholesky_robust};
 use sparseland_nn::{Block, LinearInput, ModelConfig, Workspace, embed};
 
 use crate::CompressError;
 use crate::hidden::HiddenStates;
+use crate::problem::Needs;
+use crate::statistics::{Collector, InputStatistics};
 
 /// The fewest tokens that calibration accepts.
 const FEWEST_TOKENS: usize = 64;
@@ -75,8 +76,8 @@ impl Calibration {
     }
 }
 
-/// The whiteners of one block, one per group of layers that share an input.
-pub type Whiteners = BTreeMap<LinearInput, Arc<Whitener>>;
+/// The statistics of one block, one entry per group of layers that share an input.
+pub type BlockStatistics = BTreeMap<LinearInput, Arc<InputStatistics>>;
 
 /// The calibration sequences on their way through the network.
 pub(crate) struct Stream<'a> {
@@ -85,6 +86,7 @@ pub(crate) struct Stream<'a> {
     hidden: HiddenStates,
     workspace: Workspace,
     current: Vec<f32>,
+    needs: Needs,
 }
 
 impl<'a> Stream<'a> {
@@ -93,6 +95,7 @@ impl<'a> Stream<'a> {
         checkpoint: &Checkpoint,
         config: &'a ModelConfig,
         calibration: &'a Calibration,
+        needs: Needs,
         scratch: &Path,
     ) -> Result<Self, CompressError> {
         let sequences = &calibration.sequences;
@@ -101,17 +104,17 @@ impl<'a> Stream<'a> {
         for (i, states) in embed(checkpoint, config, sequences)?.enumerate() {
             hidden.write(i, &states?)?;
         }
-        Ok(Self { config, sequences, hidden, workspace: Workspace::new(config), current: Vec::new() })
+        Ok(Self { config, sequences, hidden, workspace: Workspace::new(config), current: Vec::new(), needs })
     }
 
-    /// Runs the sequences through `block` and returns the Gram matrices of its inputs; the hidden
+    /// Runs the sequences through `block` and returns the statistics of its inputs; the hidden
     /// states stay as they were before the block.
     pub(crate) fn observe(
         &mut self,
         block: &Block,
         index: usize,
         context: &Context,
-    ) -> Result<Whiteners, CompressError> {
+    ) -> Result<BlockStatistics, CompressError> {
         self.pass(block, index, context, true, false)
     }
 
@@ -131,7 +134,7 @@ impl<'a> Stream<'a> {
         block: &Block,
         index: usize,
         context: &Context,
-    ) -> Result<Whiteners, CompressError> {
+    ) -> Result<BlockStatistics, CompressError> {
         self.pass(block, index, context, true, true)
     }
 
@@ -142,8 +145,8 @@ impl<'a> Stream<'a> {
         context: &Context,
         observe: bool,
         keep: bool,
-    ) -> Result<Whiteners, CompressError> {
-        let mut grams: BTreeMap<LinearInput, GramAccumulator> = BTreeMap::new();
+    ) -> Result<BlockStatistics, CompressError> {
+        let mut collectors: BTreeMap<LinearInput, Collector> = BTreeMap::new();
         let (mut failed, mut seen) = (None, 0u64);
         for i in 0..self.hidden.len() {
             context.check_cancelled()?;
@@ -156,12 +159,10 @@ impl<'a> Stream<'a> {
                 &mut |input, x, tokens| {
                     if observe {
                         let width = x.len() / tokens.max(1);
-                        grams
-                            .entry(input)
-                            .or_insert_with(|| GramAccumulator::new(width))
-                            .add(x)
-                            .map(drop)
-                            .unwrap_or_else(|error| failed = failed.take().or(Some(error)));
+                        let collector = collectors.entry(input).or_insert_with(|| Collector::new(width));
+                        if let Err(error) = collector.add(x) {
+                            failed = failed.take().or(Some(error));
+                        }
                     }
                 },
             );
@@ -170,9 +171,9 @@ impl<'a> Stream<'a> {
             }
         }
         if let Some(error) = failed {
-            return Err(error.into());
+            return Err(error);
         }
-        if let Some(worst) = grams.values().map(|gram| gram.dropped() as u64).max()
+        if let Some(worst) = collectors.values().map(Collector::dropped).max()
             && worst > 0
         {
             if worst as f64 > DROPPED_LIMIT * seen as f64 {
@@ -182,11 +183,7 @@ impl<'a> Stream<'a> {
                 "{worst} of {seen} calibration tokens give non-finite activations in block {index}; left out"
             )));
         }
-        let mut whiteners = Whiteners::new();
-        for (input, gram) in grams {
-            let whitener = cholesky_robust(&gram.finish())?;
-            whiteners.insert(input, Arc::new(whitener));
-        }
-        Ok(whiteners)
+        let needs = self.needs;
+        collectors.into_iter().map(|(input, c)| Ok((input, Arc::new(c.finish(needs)?)))).collect()
     }
 }

@@ -29,6 +29,9 @@ pub enum CompressError {
     /// A method that needs calibration data was prepared without.
     #[error("this method needs calibration text; give one with --calibration FILE")]
     NoCalibration,
+    /// An allocation whose scores the method or the run does not provide.
+    #[error("this method has no scores for --allocation {0}; choose knapsack, uniform or tail-energy")]
+    NoScore(&'static str),
     /// The calibration text is too short.
     #[error(
         "the calibration text has {tokens} tokens; at least {needed} are needed: give a longer text or \

@@ -17,6 +17,7 @@ mod hidden;
 pub mod methods;
 pub mod pipeline;
 pub mod problem;
+pub mod statistics;
 mod work;
 
 pub use error::CompressError;

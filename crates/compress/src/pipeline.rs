@@ -16,10 +16,11 @@ use sparseland_nn::structure::{Structure, StructuredLayer, part_spec};
 use sparseland_nn::{Block, LinearSite, LoadOptions, ModelConfig};
 
 use crate::CompressError;
-use crate::allocation::{Budget, LayerProfile, Plan, allocate};
-use crate::calibrate::{Calibration, Stream, Whiteners};
+use crate::allocation::{Allocation, Budget, LayerProfile, Plan, allocate, outlier_ratio};
+use crate::calibrate::{BlockStatistics, Calibration, Stream};
 use crate::fingerprint::Fnv;
-use crate::problem::{Accounting, Errors, Factorizer, LayerProblem, Limit};
+use crate::problem::{Errors, LayerMethod, LayerProblem, Limit, Needs, cost, inputs_first};
+use crate::statistics::InputStatistics;
 use crate::work::Work;
 
 /// Everything that decides the result of a compression.
@@ -30,11 +31,11 @@ pub struct Job<'a> {
     pub config: &'a ModelConfig,
     /// The calibration text; may be empty for methods that need none.
     pub calibration: Calibration,
-    /// The factorisation.
-    pub factorizer: &'a dyn Factorizer,
-    /// A description of the factorisation's parameters, part of the run's fingerprint.
+    /// How a layer is compressed.
+    pub method: &'a dyn LayerMethod,
+    /// A description of the method's parameters, part of the run's fingerprint.
     pub parameters: String,
-    /// Type of the stored factors; `None` keeps each layer's own.
+    /// Type of the stored values; `None` keeps each layer's own.
     pub values: Option<ValueType>,
     /// The budget.
     pub budget: Budget,
@@ -62,11 +63,20 @@ pub struct Compressed {
     pub file_bytes: u64,
 }
 
-/// The grid of removed fractions that every layer is profiled on (ROCKET: 0.05, 0.10, ..., 0.70), with
-/// the target itself, so that uniform is one of the plans, and reaching beyond high targets.
-pub fn removal_grid(remove: f64) -> Vec<f64> {
-    let top = (remove + 0.25).clamp(0.70, 0.95);
-    let mut grid: Vec<f64> = (1..20).map(|i| f64::from(i) / 20.0).filter(|&g| g <= top + 1e-9).collect();
+/// The removed fractions that every layer is profiled on: the target alone where every layer removes it,
+/// a fine grid around it for the small shifts of OWL, else ROCKET's grid (0.05, 0.10, ..., 0.70) with the
+/// target, so that uniform is one of the plans, reaching beyond high targets.
+pub fn removal_grid(remove: f64, allocation: Allocation) -> Vec<f64> {
+    let mut grid: Vec<f64> = match allocation {
+        Allocation::Uniform => Vec::new(),
+        Allocation::Owl => {
+            (-10..=10).map(|i| remove + f64::from(i) * 0.01).filter(|g| (0.005..0.995).contains(g)).collect()
+        }
+        _ => {
+            let top = (remove + 0.25).clamp(0.70, 0.95);
+            (1..20).map(|i| f64::from(i) / 20.0).filter(|&g| g <= top + 1e-9).collect()
+        }
+    };
     if remove > 0.0 && grid.iter().all(|g| (g - remove).abs() > 1e-9) {
         grid.push(remove);
         grid.sort_by(f64::total_cmp);
@@ -74,14 +84,17 @@ pub fn removal_grid(remove: f64) -> Vec<f64> {
     grid
 }
 
+/// Layers with more weights than this are prepared one at a time: a decomposition holds several copies of
+/// the layer in f64, and the products inside use all threads anyway.
+const LARGE_LAYER: usize = 1 << 20;
+
 impl<'a> Job<'a> {
     /// A line that says what this run is, and the fingerprint of everything that decides its result.
     fn describe(&self, replay: Option<&Plan>) -> (String, String) {
-        let calibrated =
-            if self.factorizer.needs_calibration() { self.calibration.fingerprint() } else { "-".into() };
+        let calibrated = if self.calibrated() { self.calibration.fingerprint() } else { "-".into() };
         let description = format!(
             "{} {} on {}, values {}, {:?}, calibration {calibrated}{}",
-            self.factorizer.slug(),
+            self.method.slug(),
             self.parameters,
             self.checkpoint.dir().display(),
             self.values.map_or("as stored", ValueType::name),
@@ -96,6 +109,10 @@ impl<'a> Job<'a> {
             hash.add(&serde_json::to_vec(plan).expect("a plan serialises"));
         }
         (description, hash.finish())
+    }
+
+    fn calibrated(&self) -> bool {
+        self.method.needs() != Needs::Nothing
     }
 
     /// Opens the folder of unfinished work inside `out`.
@@ -127,7 +144,7 @@ fn check_replay(job: &Job<'_>, plan: &Plan) -> Result<(), CompressError> {
             crate::allocation::PLAN_VERSION
         ));
     }
-    if plan.method != job.factorizer.slug() {
+    if plan.method != job.method.slug() {
         return fail(format!("it was made for --method {}", plan.method));
     }
     if plan.picks.len() != plan.layers.len() {
@@ -145,13 +162,10 @@ fn check_replay(job: &Job<'_>, plan: &Plan) -> Result<(), CompressError> {
         let Some(option) = layer.options.get(plan.picks[i]) else {
             return fail(format!("{name} picks option {} of {}", plan.picks[i], layer.options.len()));
         };
-        if let Some(shape) = option.shape
-            && (shape.k == 0
-                || shape.s == 0
-                || shape.s > shape.k
-                || shape.k > layer.inputs.min(layer.outputs))
+        if let Some(layout) = &option.layout
+            && (layout.rows(), layout.cols()) != (layer.outputs, layer.inputs)
         {
-            return fail(format!("{name} asks for k = {}, s = {}", shape.k, shape.s));
+            return fail(format!("{name} is stored as {} x {}", layout.rows(), layout.cols()));
         }
     }
     Ok(())
@@ -178,16 +192,16 @@ impl Run<'_> {
                 break;
             }
             let block = self.load(index)?;
-            let mut whiteners = Whiteners::new();
-            if self.job.factorizer.needs_calibration() {
+            let mut statistics = BlockStatistics::new();
+            if self.job.calibrated() {
                 if stream.is_none() {
                     stream = Some(self.stream()?);
                 }
                 let stream = stream.as_mut().expect("made above");
-                whiteners = context.install(|| stream.observe_and_advance(&block, index, context))?;
+                statistics = context.install(|| stream.observe_and_advance(&block, index, context))?;
             }
             if finished[index].is_none() {
-                let profiles = context.install(|| self.profile_block(&block, index, &whiteners, context))?;
+                let profiles = context.install(|| self.profile_block(&block, index, &statistics, context))?;
                 self.work.keep_profile(index, &profiles)?;
                 finished[index] = Some(profiles);
             }
@@ -200,40 +214,35 @@ impl Run<'_> {
         &self,
         block: &Block,
         index: usize,
-        whiteners: &Whiteners,
+        statistics: &BlockStatistics,
         context: &Context,
     ) -> Result<Vec<LayerProfile>, CompressError> {
         let accounting = self.job.budget.accounting;
-        let grid = removal_grid(self.job.budget.remove);
+        let grid = removal_grid(self.job.budget.remove, self.job.budget.allocation);
         let profile = |site: LinearSite| {
             let weight = &block.linear(site).weight;
             let name = site.full_name(index);
             let dense = weight.layout();
             let values = self.values_of(&dense);
-            let mut profile = LayerProfile::new(name, &dense);
-            let problem = LayerProblem::new(weight, whiteners.get(&site.input()).cloned());
-            let prepared = self.job.factorizer.prepare(problem)?;
+            let inputs = statistics.get(&site.input()).cloned();
+            let mut profile = LayerProfile::new(name.clone(), &dense);
+            let problem = LayerProblem::new(&name, weight, inputs, values);
+            profile.outliers = problem.inputs.as_deref().map(|inputs| outlier_ratio(&problem.weight, inputs));
+            let prepared = self.job.method.prepare(problem)?;
+            let whole = cost(&dense, accounting);
             let mut near = None;
             for &removed in &grid {
                 context.check_cancelled()?;
-                let whole = match accounting {
-                    Accounting::Params => dense.parameters(),
-                    Accounting::Bytes => dense.stored_bytes(),
-                };
                 let cost = ((1.0 - removed) * whole as f64 + 1e-6).floor() as u64;
-                if let Some((shape, errors)) =
-                    prepared.best_shape(Limit { cost, accounting, values }, near)?
-                {
-                    near = Some(shape);
-                    profile.push(removed, shape, errors, values);
+                let limit = Limit { cost, accounting, values };
+                if let Some(candidate) = prepared.candidate(limit, near.as_ref())? {
+                    near = Some(candidate.layout.clone());
+                    profile.push(removed, candidate);
                 }
             }
             Ok(profile)
         };
-        LinearSite::ALL
-            .par_iter()
-            .map(|&site| profile(site).map_err(|e: CompressError| e.in_layer(&site.full_name(index))))
-            .collect()
+        each_site(block, |site| profile(site).map_err(|e: CompressError| e.in_layer(&site.full_name(index))))
     }
 
     /// Chooses one option per layer.
@@ -247,7 +256,7 @@ impl Run<'_> {
         context: &Context,
     ) -> Result<Plan, CompressError> {
         let values = self.job.values.unwrap_or(self.job.config.dtype);
-        allocate(self.job.factorizer.slug(), values, profiles, budget, context)
+        allocate(self.job.method.slug(), values, profiles, budget, context)
     }
 
     /// Compresses by the plan and writes the new checkpoint to `out`. `tag` names the variant, so that
@@ -274,9 +283,9 @@ impl Run<'_> {
             let found: Vec<_> = planned
                 .iter()
                 .zip(&options)
-                .map(|(l, o)| if o.shape.is_some() { self.work.layer(tag, &l.name) } else { None })
+                .map(|(l, o)| if o.layout.is_some() { self.work.layer(tag, &l.name) } else { None })
                 .collect();
-            let missing = options.iter().zip(&found).any(|(o, f)| o.shape.is_some() && f.is_none());
+            let missing = options.iter().zip(&found).any(|(o, f)| o.layout.is_some() && f.is_none());
             let later = (index + 1..blocks).any(|b| self.unfinished(plan, tag, b));
             if !missing && !later {
                 // Nothing to compute here or further on: the records are enough.
@@ -292,31 +301,30 @@ impl Run<'_> {
                 continue;
             }
             let mut block = self.load(index)?;
-            let calibrated = self.job.factorizer.needs_calibration();
+            let calibrated = self.job.calibrated();
             if calibrated && stream.is_none() {
                 stream = Some(self.stream()?);
             }
-            let whiteners = match stream.as_mut() {
+            let statistics = match stream.as_mut() {
                 Some(stream) if missing => context.install(|| stream.observe(&block, index, context))?,
-                _ => Whiteners::new(),
+                _ => BlockStatistics::new(),
             };
             let fresh = context.install(|| {
-                let indices: Vec<usize> = (0..planned.len()).collect();
-                let factorize = |&i: &usize| -> Result<Option<(LayerRecord, Matrix)>, CompressError> {
+                each_site(&block, |site| -> Result<Option<(LayerRecord, Matrix)>, CompressError> {
                     context.check_cancelled()?;
-                    let (site, option) = (LinearSite::ALL[i], options[i]);
-                    let Some(shape) = option.shape else { return Ok(None) };
+                    let i = LinearSite::ALL.iter().position(|&s| s == site).expect("one of them");
+                    let Some(layout) = &options[i].layout else { return Ok(None) };
                     if let Some(done) = &found[i] {
                         return Ok(Some(done.clone()));
                     }
                     let weight = &block.linear(site).weight;
-                    let whitener = whiteners.get(&site.input()).cloned();
-                    let (record, matrix) = self.factorize(&planned[i].name, weight, whitener, shape)?;
+                    let inputs = statistics.get(&site.input()).cloned();
+                    let name = &planned[i].name;
+                    let (record, matrix) =
+                        self.compress(name, weight, inputs, layout).map_err(|e| e.in_layer(name))?;
                     self.work.keep_layer(tag, &record, &matrix)?;
                     Ok(Some((record, matrix)))
-                };
-                let run = |i: &usize| factorize(i).map_err(|e| e.in_layer(&planned[*i].name));
-                indices.par_iter().map(run).collect::<Result<Vec<_>, _>>()
+                })
             })?;
             for (i, done) in fresh.into_iter().enumerate() {
                 match done {
@@ -342,25 +350,23 @@ impl Run<'_> {
     fn unfinished(&self, plan: &Plan, tag: &str, block: usize) -> bool {
         let first = block * LinearSite::ALL.len();
         (first..first + LinearSite::ALL.len()).any(|i| {
-            plan.choice(i).shape.is_some() && !self.work.layer_path(tag, &plan.layers[i].name).exists()
+            plan.choice(i).layout.is_some() && !self.work.layer_path(tag, &plan.layers[i].name).exists()
         })
     }
 
-    fn factorize(
+    fn compress(
         &self,
         name: &str,
         weight: &Matrix,
-        whitener: Option<Arc<sparseland_linalg::Whitener>>,
-        shape: crate::problem::FactorShape,
+        inputs: Option<Arc<InputStatistics>>,
+        layout: &Layout,
     ) -> Result<(LayerRecord, Matrix), CompressError> {
         let values = self.values_of(&weight.layout());
-        let condition = whitener.as_ref().map(|w| w.condition());
-        let prepared = self.job.factorizer.prepare(LayerProblem::new(weight, whitener.clone()))?;
-        let matrix = prepared.factors(shape)?.into_matrix(values);
-        drop(prepared);
+        let problem = LayerProblem::new(name, weight, inputs.clone(), values);
+        let matrix = self.job.method.prepare(problem)?.build(layout)?;
+        let condition = inputs.as_ref().and_then(|i| i.condition());
         // The errors of what is stored, rounding included.
-        let errors =
-            LayerProblem::new(weight, whitener.clone()).errors(&LayerProblem::new(&matrix, None).weight)?;
+        let errors = LayerProblem::new(name, weight, inputs, values).errors(&inputs_first(&matrix))?;
         Ok((LayerRecord { name: name.to_owned(), layout: matrix.layout(), errors, condition }, matrix))
     }
 
@@ -374,7 +380,7 @@ impl Run<'_> {
     ) -> Result<Compressed, CompressError> {
         let mut structure = Structure::default();
         for (record, pick) in layers.iter().zip(0..) {
-            if plan.choice(pick).shape.is_some() {
+            if plan.choice(pick).layout.is_some() {
                 let layer = StructuredLayer { method: plan.method.clone(), layout: record.layout.clone() };
                 structure.layers.insert(record.name.clone(), layer);
             }
@@ -433,7 +439,8 @@ impl Run<'_> {
     }
 
     fn stream(&self) -> Result<Stream<'_>, CompressError> {
-        Stream::start(self.job.checkpoint, self.job.config, &self.job.calibration, self.work.dir())
+        let needs = self.job.method.needs();
+        Stream::start(self.job.checkpoint, self.job.config, &self.job.calibration, needs, self.work.dir())
     }
 
     fn values_of(&self, dense: &Layout) -> ValueType {
@@ -442,6 +449,22 @@ impl Run<'_> {
             _ => ValueType::F32,
         };
         self.job.values.unwrap_or(own)
+    }
+}
+
+/// Does something for every linear layer of a block: side by side while they are small, else in turn.
+fn each_site<T: Send>(
+    block: &Block,
+    job: impl Fn(LinearSite) -> Result<T, CompressError> + Sync,
+) -> Result<Vec<T>, CompressError> {
+    let large = LinearSite::ALL.iter().any(|&site| {
+        let weight = &block.linear(site).weight;
+        weight.rows() * weight.cols() > LARGE_LAYER
+    });
+    if large {
+        LinearSite::ALL.iter().map(|&site| job(site)).collect()
+    } else {
+        LinearSite::ALL.par_iter().map(|&site| job(site)).collect()
     }
 }
 

@@ -1,5 +1,4 @@
-//! One linear layer as the papers see it, the shapes its factors may take, and what every
-//! factorisation method must answer.
+//! One linear layer as the papers see it, what a budget counts, and what every method must answer.
 //!
 //! Papers write `Y = X W` with `W: d1 x d2`, inputs first; a checkpoint stores `out x in`. Here
 //! `d1 = in`, `d2 = out`, and a factorisation `W ~ D S` (`D: d1 x k`, `S: k x d2`) becomes the
@@ -9,9 +8,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sparseland_linalg::{Mat, Whitener};
-use sparseland_matrix::{Bitmask, Csr, Dense, Layout, Matrix, Product, ValueType};
+use sparseland_matrix::{Bitmask, Csr, Dense, Layout, LinearMap, Matrix, Product, ValueType};
 
 use crate::CompressError;
+use crate::statistics::InputStatistics;
 
 /// What a budget counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub enum Accounting {
 
 /// The size of a factorisation: `k` atoms (the rank), `s` coefficients per output on average.
 /// `s == k` means dense coefficients: plain low rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FactorShape {
     /// Atoms of the dictionary; the inner dimension.
     pub k: usize,
@@ -43,6 +43,19 @@ impl FactorShape {
         };
         let right = Layout::Dense { rows: self.k, cols: inputs, values };
         Layout::Product { left: Box::new(left), right: Box::new(right) }
+    }
+
+    /// The size of factors of this layout; `None` for other structures.
+    pub fn of(layout: &Layout) -> Option<Self> {
+        let Layout::Product { left, right } = layout else { return None };
+        let Layout::Dense { rows: k, .. } = **right else { return None };
+        match **left {
+            Layout::Dense { .. } => Some(Self { k, s: k }),
+            Layout::Bitmask { rows, nonzeros, .. } | Layout::Csr { rows, nonzeros, .. } if rows > 0 => {
+                Some(Self { k, s: nonzeros / rows })
+            }
+            _ => None,
+        }
     }
 
     /// The largest shape with `k / s = rho` whose cost is within the limit; `None` if not even one
@@ -109,42 +122,65 @@ impl Errors {
 
 /// A linear layer to be compressed.
 pub struct LayerProblem {
+    /// Its full name, `model.layers.0.self_attn.q_proj`.
+    pub name: String,
     /// `d1 x d2`, inputs first.
     pub weight: Mat<f64>,
-    /// `LᵀL = sum x xᵀ` over the calibration inputs; `None` for methods that need no data.
-    pub whitener: Option<Arc<Whitener>>,
+    /// What the calibration text sends into the layer; `None` for methods that need no data.
+    pub inputs: Option<Arc<InputStatistics>>,
+    /// Type of the values that will be stored.
+    pub values: ValueType,
 }
 
 impl LayerProblem {
     /// From a stored `out x in` matrix.
-    pub fn new(weight: &Matrix, whitener: Option<Arc<Whitener>>) -> Self {
-        use sparseland_matrix::LinearMap;
-        let (outputs, inputs) = (weight.rows(), weight.cols());
-        let dense = weight.to_dense();
-        let weight = Mat::from_fn(inputs, outputs, |i, j| f64::from(dense[j * inputs + i]));
-        Self { weight, whitener }
+    pub fn new(name: &str, weight: &Matrix, inputs: Option<Arc<InputStatistics>>, values: ValueType) -> Self {
+        Self { name: name.to_owned(), weight: inputs_first(weight), inputs, values }
     }
 
-    /// The whitener.
+    /// `(d1, d2)`: inputs and outputs.
+    pub fn sides(&self) -> (usize, usize) {
+        (self.weight.rows, self.weight.cols)
+    }
+
+    /// The statistics of the inputs.
+    ///
+    /// # Errors
+    /// If the layer was prepared without calibration.
+    pub fn inputs(&self) -> Result<&InputStatistics, CompressError> {
+        self.inputs.as_deref().ok_or(CompressError::NoCalibration)
+    }
+
+    /// The whitener of the inputs.
     ///
     /// # Errors
     /// If the layer was prepared without calibration.
     pub fn whitener(&self) -> Result<&Whitener, CompressError> {
-        self.whitener.as_deref().ok_or(CompressError::NoCalibration)
+        self.inputs()?.whitener()
     }
 
     /// Relative errors of an approximation given as `d1 x d2`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
     pub fn errors(&self, approximation: &Mat<f64>) -> Result<Errors, CompressError> {
         let difference = Mat::from_fn(self.weight.rows, self.weight.cols, |i, j| {
             self.weight.at(i, j) - approximation.at(i, j)
         });
         let weight = ratio(norm(&difference), norm(&self.weight));
-        let output = match &self.whitener {
-            Some(l) => ratio(norm(&l.apply(&difference)?), norm(&l.apply(&self.weight)?)),
+        let output = match &self.inputs {
+            Some(inputs) => ratio(inputs.output_norm(&difference)?, inputs.output_norm(&self.weight)?),
             None => weight,
         };
         Ok(Errors { weight, output })
     }
+}
+
+/// The entries of a stored `out x in` matrix as `d1 x d2`, inputs first.
+pub fn inputs_first(weight: &Matrix) -> Mat<f64> {
+    let (outputs, inputs) = (weight.rows(), weight.cols());
+    let dense = weight.to_dense();
+    Mat::from_fn(inputs, outputs, |i, j| f64::from(dense[j * inputs + i]))
 }
 
 /// The Frobenius norm.
@@ -210,37 +246,69 @@ fn narrow(a: &Mat<f64>) -> Vec<f32> {
     a.data.iter().map(|&v| v as f32).collect()
 }
 
-/// A factorisation method: prepares a layer once, then offers and builds any number of sizes.
-pub trait Factorizer: Send + Sync {
+/// What a method wants to know of a layer's inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: the weights suffice and no calibration text is read.
+    Nothing,
+    /// Moments and the Gram matrix.
+    Gram,
+    /// Moments and the whitener `L`, `LᵀL = sum x xᵀ`; the Gram matrix itself is not kept.
+    Whitener,
+}
+
+/// One way to store a layer, with what it costs in quality.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Candidate {
+    /// The structure.
+    pub layout: Layout,
+    /// Relative errors.
+    pub errors: Errors,
+    /// The method's own score of the best entry or direction that was dropped (a mask's largest dropped
+    /// score, the first dropped singular value in the method's normalisation): rises as more is removed.
+    /// A global threshold over it is the `threshold` allocation.
+    pub marginal: Option<f64>,
+}
+
+/// A compression method for single layers: prepares a layer once, then offers and builds any number of
+/// sizes.
+pub trait LayerMethod: Send + Sync {
     /// The name in commands and files.
     fn slug(&self) -> &'static str;
 
-    /// Whether calibration data are needed.
-    fn needs_calibration(&self) -> bool;
+    /// What must be known of the inputs.
+    fn needs(&self) -> Needs;
 
     /// Does the work that all sizes of a layer share.
     ///
     /// # Errors
     /// If a decomposition fails.
-    fn prepare(&self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer>, CompressError>;
+    fn prepare<'a>(&'a self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer + 'a>, CompressError>;
 }
 
-/// A layer ready to be factorised at any size.
+/// A layer ready to be compressed to any size.
 pub trait PreparedLayer: Send {
-    /// The best shape within the limit, with its errors; `None` if the layer is too small for it.
-    /// `near` is the best shape of a limit close by, where a search may begin.
+    /// The best way to store the layer within the limit; `None` if nothing fits. `near` is what was
+    /// chosen for a limit close by, where a search may begin.
     ///
     /// # Errors
     /// If a solve fails.
-    fn best_shape(
-        &self,
-        limit: Limit,
-        near: Option<FactorShape>,
-    ) -> Result<Option<(FactorShape, Errors)>, CompressError>;
+    fn candidate(&self, limit: Limit, near: Option<&Layout>) -> Result<Option<Candidate>, CompressError>;
 
-    /// The factors at a shape.
+    /// The `out x in` matrix of a layout that [`candidate`](Self::candidate) gave (for this layer, perhaps
+    /// with other inputs: a plan may be replayed).
     ///
     /// # Errors
-    /// If a solve fails.
-    fn factors(&self, shape: FactorShape) -> Result<Factors, CompressError>;
+    /// [`CompressError::Plan`] for a layout that is not this method's; if a solve fails.
+    fn build(&self, layout: &Layout) -> Result<Matrix, CompressError>;
+}
+
+/// The error for a layout that a method does not make.
+pub fn foreign_layout(slug: &str, layout: &Layout) -> CompressError {
+    CompressError::Plan(format!(
+        "{slug} does not make a {} of {} x {}",
+        layout.kind(),
+        layout.rows(),
+        layout.cols()
+    ))
 }

@@ -7,7 +7,7 @@ use rand_pcg::Pcg64;
 use sparseland_compress::CompressError;
 use sparseland_compress::allocation::{Allocation, Budget, ErrorSpace, LayerProfile, Objective, allocate};
 use sparseland_compress::pipeline::removal_grid;
-use sparseland_compress::problem::{Accounting, Errors, FactorShape, Limit, cost};
+use sparseland_compress::problem::{Accounting, Candidate, Errors, FactorShape, Limit, cost};
 use sparseland_core::Context;
 use sparseland_matrix::{Layout, ValueType};
 
@@ -20,7 +20,7 @@ fn layers(rng: &mut Pcg64, count: usize, remove: f64, accounting: Accounting) ->
             let dense = Layout::Dense { rows: outputs, cols: inputs, values };
             let mut profile = LayerProfile::new(format!("layer{i}"), &dense);
             let steepness = rng.random_range(0.5..3.0);
-            for removed in removal_grid(remove) {
+            for removed in removal_grid(remove, Allocation::Knapsack) {
                 let limit = Limit {
                     cost: ((1.0 - removed) * cost(&dense, accounting) as f64) as u64,
                     accounting,
@@ -30,7 +30,9 @@ fn layers(rng: &mut Pcg64, count: usize, remove: f64, accounting: Accounting) ->
                     FactorShape::fitting((inputs, outputs), rng.random_range(1.0..3.0), limit)
                 {
                     let error = removed.powf(steepness) * rng.random_range(0.9..1.1);
-                    profile.push(removed, shape, Errors { weight: error, output: error * 0.5 }, values);
+                    let errors = Errors { weight: error, output: error * 0.5 };
+                    let layout = shape.layout(inputs, outputs, values);
+                    profile.push(removed, Candidate { layout, errors, marginal: Some(error) });
                 }
             }
             profile
@@ -40,6 +42,41 @@ fn layers(rng: &mut Pcg64, count: usize, remove: f64, accounting: Accounting) ->
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn thresholds_keep_the_budget_and_separate_what_is_kept_from_what_is_not(
+        count in 1usize..12, remove in 0.0f64..0.6, owl: bool, seed: u64,
+    ) {
+        let context = Context::new(0, 1).unwrap();
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let mut layers = layers(&mut rng, count, remove, Accounting::Params);
+        for layer in &mut layers {
+            layer.outliers = Some(rng.random_range(0.0..0.1));
+        }
+        let allocation = if owl { Allocation::Owl } else { Allocation::TailEnergy };
+        let budget = Budget {
+            remove,
+            accounting: Accounting::Params,
+            allocation,
+            objective: Objective::SquaredParams,
+            error_space: ErrorSpace::Output,
+        };
+        let Ok(plan) = allocate("svd", ValueType::F32, layers.clone(), budget, &context) else {
+            return Ok(());
+        };
+        prop_assert!(plan.cost <= plan.allowed);
+        if !owl {
+            // No layer took a step that costs more error than a step which another layer was spared.
+            let taken = (0..count).map(|i| plan.choice(i).errors.output).fold(0.0, f64::max);
+            for (layer, &pick) in layers.iter().zip(&plan.picks) {
+                let cheaper = layer.options.iter().filter(|o| o.params < layer.options[pick].params);
+                let next = cheaper.max_by_key(|o| o.params);
+                let worst = layer.options[..].iter().filter(|o| next.is_some_and(|n| o.params >= n.params));
+                let reached = worst.map(|o| o.errors.output).fold(0.0, f64::max);
+                prop_assert!(next.is_none() || reached >= taken - 1e-12);
+            }
+        }
+    }
 
     #[test]
     fn budgets_are_never_exceeded_and_the_knapsack_is_never_worse(
@@ -98,7 +135,7 @@ fn nothing_removed_leaves_every_layer_dense() {
         };
         let layers = layers(&mut Pcg64::seed_from_u64(1), 9, 0.0, Accounting::Bytes);
         let plan = allocate("svd", ValueType::F32, layers, budget, &context).unwrap();
-        assert!((0..9).all(|i| plan.choice(i).shape.is_none()));
+        assert!((0..9).all(|i| plan.choice(i).layout.is_none()));
     }
 }
 
@@ -115,5 +152,22 @@ fn impossible_fractions_are_refused() {
         };
         let result = allocate("svd", ValueType::F32, Vec::new(), budget, &context);
         assert!(matches!(result, Err(CompressError::Fraction(_))));
+    }
+}
+
+#[test]
+fn a_threshold_needs_scores() {
+    let context = Context::new(0, 1).unwrap();
+    for allocation in [Allocation::Sensitivity, Allocation::Owl] {
+        let budget = Budget {
+            remove: 0.3,
+            accounting: Accounting::Params,
+            allocation,
+            objective: Objective::SquaredParams,
+            error_space: ErrorSpace::Weight,
+        };
+        let layers = layers(&mut Pcg64::seed_from_u64(1), 3, 0.3, Accounting::Params);
+        let result = allocate("svd", ValueType::F32, layers, budget, &context);
+        assert!(matches!(result, Err(CompressError::NoScore(_))));
     }
 }

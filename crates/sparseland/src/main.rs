@@ -5,6 +5,7 @@
 
 mod bundled;
 mod commands;
+mod layer_method;
 mod machine;
 mod model;
 mod progress;

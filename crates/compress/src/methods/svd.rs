@@ -8,9 +8,13 @@
 //! weight-space optimum spends rank on input directions that the network never sees.
 
 use sparseland_linalg::{Mat, Svd, svd};
+use sparseland_matrix::{Layout, Matrix};
 
 use crate::CompressError;
-use crate::problem::{Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer, ratio};
+use crate::problem::{
+    Candidate, Errors, FactorShape, Factors, LayerMethod, LayerProblem, Limit, Needs, PreparedLayer,
+    foreign_layout, ratio,
+};
 
 /// Plain SVD.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,48 +25,61 @@ struct Prepared {
     problem: LayerProblem,
 }
 
-impl Factorizer for PlainSvd {
+impl LayerMethod for PlainSvd {
     fn slug(&self) -> &'static str {
         "svd"
     }
 
-    fn needs_calibration(&self) -> bool {
-        false
+    fn needs(&self) -> Needs {
+        Needs::Nothing
     }
 
-    fn prepare(&self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer>, CompressError> {
+    fn prepare<'a>(&'a self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer + 'a>, CompressError> {
         let svd = svd(&problem.weight)?;
         Ok(Box::new(Prepared { svd, problem }))
     }
 }
 
 impl PreparedLayer for Prepared {
-    fn best_shape(
-        &self,
-        limit: Limit,
-        _: Option<FactorShape>,
-    ) -> Result<Option<(FactorShape, Errors)>, CompressError> {
-        let shape = (self.problem.weight.rows, self.problem.weight.cols);
-        let Some(shape) = FactorShape::fitting(shape, 1.0, limit) else {
+    fn candidate(&self, limit: Limit, _: Option<&Layout>) -> Result<Option<Candidate>, CompressError> {
+        let sides = self.problem.sides();
+        let Some(shape) = FactorShape::fitting(sides, 1.0, limit) else {
             return Ok(None);
         };
-        let errors = match &self.problem.whitener {
+        let layout = shape.layout(sides.0, sides.1, limit.values);
+        let errors = match &self.problem.inputs {
             None => {
                 let error = tail(&self.svd.s, shape.k);
                 Errors { weight: error, output: error }
             }
-            Some(_) => {
-                let factors = self.factors(shape)?;
-                let product = sparseland_linalg::matmul(&factors.left, &factors.right)?;
-                self.problem.errors(&product.transposed())?
-            }
+            Some(_) => self.problem.errors(&crate::problem::inputs_first(&self.build(&layout)?))?,
         };
-        Ok(Some((shape, errors)))
+        Ok(Some(Candidate { layout, errors, marginal: marginal(&self.svd.s, shape.k) }))
     }
 
-    fn factors(&self, shape: FactorShape) -> Result<Factors, CompressError> {
-        split(&self.svd, shape.k, Ok)
+    fn build(&self, layout: &Layout) -> Result<Matrix, CompressError> {
+        let k = rank_of("svd", layout)?;
+        Ok(split(&self.svd, k, Ok)?.into_matrix(self.problem.values))
     }
+}
+
+/// The rank of a low-rank layout.
+///
+/// # Errors
+/// [`CompressError::Plan`] for any other structure.
+pub(crate) fn rank_of(slug: &str, layout: &Layout) -> Result<usize, CompressError> {
+    match FactorShape::of(layout) {
+        Some(FactorShape { k, s }) if k == s && k <= layout.rows().min(layout.cols()) => Ok(k),
+        _ => Err(foreign_layout(slug, layout)),
+    }
+}
+
+/// The first dropped singular value, scaled so that the largest is 1 and the smallest 0 (WeLore); `None`
+/// where all are equal.
+pub(crate) fn marginal(s: &[f64], k: usize) -> Option<f64> {
+    let (first, last) = (s.first()?, s.last()?);
+    let next = s.get(k)?;
+    (first > last).then(|| (next - last) / (first - last))
 }
 
 /// Relative energy of the singular values from `k` on.

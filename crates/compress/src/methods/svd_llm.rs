@@ -13,11 +13,12 @@
 //! parameters of its second factor; prefer ROCKET, which contains it as `rho = 1`.
 
 use sparseland_linalg::{Mat, Svd, svd};
+use sparseland_matrix::{Layout, Matrix};
 
-use super::svd::{split, tail};
+use super::svd::{marginal, rank_of, split, tail};
 use crate::CompressError;
 use crate::problem::{
-    Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer, norm, ratio,
+    Candidate, Errors, FactorShape, LayerMethod, LayerProblem, Limit, Needs, PreparedLayer, norm, ratio,
 };
 
 /// Whitened SVD.
@@ -32,16 +33,16 @@ struct Prepared {
     problem: LayerProblem,
 }
 
-impl Factorizer for SvdLlm {
+impl LayerMethod for SvdLlm {
     fn slug(&self) -> &'static str {
         "svd-llm"
     }
 
-    fn needs_calibration(&self) -> bool {
-        true
+    fn needs(&self) -> Needs {
+        Needs::Whitener
     }
 
-    fn prepare(&self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer>, CompressError> {
+    fn prepare<'a>(&'a self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer + 'a>, CompressError> {
         let whitener = problem.whitener()?;
         let svd = svd(&whitener.apply(&problem.weight)?)?;
         let unwhitened = whitener.solve(&svd.u)?;
@@ -50,12 +51,8 @@ impl Factorizer for SvdLlm {
 }
 
 impl PreparedLayer for Prepared {
-    fn best_shape(
-        &self,
-        limit: Limit,
-        _: Option<FactorShape>,
-    ) -> Result<Option<(FactorShape, Errors)>, CompressError> {
-        let sides = (self.problem.weight.rows, self.problem.weight.cols);
+    fn candidate(&self, limit: Limit, _: Option<&Layout>) -> Result<Option<Candidate>, CompressError> {
+        let sides = self.problem.sides();
         let Some(shape) = FactorShape::fitting(sides, 1.0, limit) else {
             return Ok(None);
         };
@@ -67,11 +64,16 @@ impl PreparedLayer for Prepared {
             .sum::<f64>()
             .sqrt();
         let weight = ratio(residual, norm(&self.problem.weight));
-        Ok(Some((shape, Errors { weight, output: tail(s, shape.k) })))
+        Ok(Some(Candidate {
+            layout: shape.layout(sides.0, sides.1, limit.values),
+            errors: Errors { weight, output: tail(s, shape.k) },
+            marginal: marginal(s, shape.k),
+        }))
     }
 
-    fn factors(&self, shape: FactorShape) -> Result<Factors, CompressError> {
+    fn build(&self, layout: &Layout) -> Result<Matrix, CompressError> {
         let whitener = self.problem.whitener()?;
-        split(&self.svd, shape.k, |u| Ok(whitener.solve(&u)?))
+        let factors = split(&self.svd, rank_of("svd-llm", layout)?, |u| Ok(whitener.solve(&u)?))?;
+        Ok(factors.into_matrix(self.problem.values))
     }
 }

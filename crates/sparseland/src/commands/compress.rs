@@ -11,9 +11,8 @@ use clap::{Args, ValueEnum};
 use sparseland_compress::CompressError;
 use sparseland_compress::allocation::{Allocation, Budget, ErrorSpace, Objective, Plan};
 use sparseland_compress::calibrate::Calibration;
-use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm::SvdLlm};
 use sparseland_compress::pipeline::{Compressed, Job, Run};
-use sparseland_compress::problem::{Accounting, Factorizer};
+use sparseland_compress::problem::{Accounting, FactorShape, LayerMethod};
 use sparseland_core::{Context, Event};
 use sparseland_data::{Checkpoint, TensorSource};
 use sparseland_matrix::ValueType;
@@ -21,6 +20,7 @@ use sparseland_nn::{ModelConfig, Tokenizer};
 
 pub use report::Report;
 
+use crate::layer_method::{self, Settings};
 use crate::model::{self, Measured};
 use crate::{bundled, machine};
 
@@ -29,9 +29,12 @@ use crate::{bundled, machine};
 pub struct Compress {
     /// Directory of a Hugging Face checkpoint, or a hub name; the bundled model if absent.
     pub model: Option<PathBuf>,
-    /// The factorisation.
-    #[arg(long, value_enum, default_value = "rocket")]
-    pub method: MethodName,
+    /// The method; `sparseland methods` lists them.
+    #[arg(long, default_value = "rocket", value_name = "NAME")]
+    pub method: String,
+    /// A parameter of the method (`sparseland methods NAME` lists them); may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub set: Vec<String>,
     /// How the budget is spread over the layers.
     #[arg(long, value_enum, default_value = "knapsack")]
     pub allocation: AllocationName,
@@ -71,18 +74,6 @@ pub struct Compress {
     /// Which error the knapsack looks at.
     #[arg(long, value_enum, default_value = "weight")]
     pub error_space: ErrorSpaceName,
-    /// ROCKET: Adam steps on both factors with the support fixed.
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub refine_steps: usize,
-    /// ROCKET: weight of the whitening norms in the first selection.
-    #[arg(long, default_value_t = Rocket::default().importance)]
-    pub importance: f64,
-    /// ROCKET: share of all coefficients re-activated globally.
-    #[arg(long, default_value_t = Rocket::default().refill)]
-    pub refill: f64,
-    /// ROCKET: relative ridge of the dictionary refit.
-    #[arg(long, default_value_t = Rocket::default().ridge)]
-    pub ridge: f64,
     /// Skip the model that uniform allocation would have given.
     #[arg(long)]
     pub no_uniform: bool,
@@ -129,23 +120,20 @@ macro_rules! names {
     };
 }
 names!(
-    /// Methods of `compress`.
-    MethodName => &'static str {
-        /// Dictionary x sparse coefficients (ROCKET).
-        Rocket => "rocket",
-        /// Plain truncated SVD.
-        Svd => "svd",
-        /// Whitened SVD (SVD-LLM).
-        SvdLlm => "svd-llm",
-    }
-);
-names!(
     /// Allocations.
     AllocationName => Allocation {
         /// An exact multiple-choice knapsack.
         Knapsack => Allocation::Knapsack,
         /// The same fraction for every layer.
         Uniform => Allocation::Uniform,
+        /// One global threshold on the method's own scores (WeLore).
+        Threshold => Allocation::Threshold,
+        /// The same relative output error in every layer.
+        TailEnergy => Allocation::TailEnergy,
+        /// Blocks with more outliers keep more (OWL).
+        Owl => Allocation::Owl,
+        /// One threshold on what each layer alone adds to the calibration loss (ASVD).
+        Sensitivity => Allocation::Sensitivity,
     }
 );
 names!(
@@ -223,7 +211,7 @@ impl Compress {
             structured.layers.len()
         );
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-        let factorizer = self.factorizer()?;
+        let (method, parameters) = self.layer_method()?;
         let calibration = self.calibration(&tokenizer, &config, context)?;
         let text = self.evaluation_text()?;
         let replay = self.replay()?;
@@ -236,11 +224,8 @@ impl Compress {
             checkpoint: &checkpoint,
             config: &config,
             calibration,
-            factorizer: factorizer.as_ref(),
-            parameters: format!(
-                "refine {} importance {} refill {} ridge {}",
-                self.refine_steps, self.importance, self.refill, self.ridge
-            ),
+            method: method.as_ref(),
+            parameters,
             values: self.values.map(Into::into),
             budget: self.budget(),
         };
@@ -293,27 +278,13 @@ impl Compress {
         }
     }
 
-    fn factorizer(&self) -> Result<Box<dyn Factorizer>> {
-        let range = |name: &str, value: f64, max: f64| {
-            ensure!((0.0..=max).contains(&value), "--{name} {value} is outside 0 to {max}");
-            Ok(())
-        };
-        range("importance", self.importance, 1.0)?;
-        range("refill", self.refill, 0.5)?;
-        range("ridge", self.ridge, 1.0)?;
+    /// The method and its parameters in one line.
+    fn layer_method(&self) -> Result<(Box<dyn LayerMethod>, String)> {
         ensure!(self.calibration_samples > 0, "--calibration-samples must be at least 1");
         ensure!(self.calibration_length > 1, "--calibration-length must be at least 2");
-        Ok(match self.method {
-            MethodName::Svd => Box::new(PlainSvd),
-            MethodName::SvdLlm => Box::new(SvdLlm),
-            MethodName::Rocket => Box::new(Rocket {
-                importance: self.importance,
-                refill: self.refill,
-                ridge: self.ridge,
-                refine_steps: self.refine_steps,
-                ..Rocket::default()
-            }),
-        })
+        let method = layer_method::find(&self.method)?;
+        let settings = Settings::new(method, &self.set)?;
+        Ok((layer_method::make(method.slug, &settings)?, settings.describe()))
     }
 
     fn calibration(
@@ -408,7 +379,7 @@ impl Compress {
             "would compress {} layers of {} blocks by {} under {:?}, writing to {}\n",
             7 * config.num_hidden_layers,
             config.num_hidden_layers,
-            <&str>::from(self.method),
+            self.method,
             self.budget(),
             self.out.display()
         );
@@ -424,8 +395,8 @@ impl Compress {
             checkpoint.names().len(),
             100.0 * self.remove,
             if self.budget == AccountingName::Params { "parameters" } else { "bytes" },
-            <&str>::from(self.method),
-            if self.allocation == AllocationName::Uniform { "uniform" } else { "knapsack" },
+            self.method,
+            Allocation::from(self.allocation).name(),
             calibration.tokens(),
             context.threads(),
         )));
@@ -436,10 +407,13 @@ impl Compress {
             let option = plan.choice(i);
             let dense = &plan.layers[i].options[0];
             let size = 100.0 * option.bytes as f64 / dense.bytes.max(1) as f64;
-            let what = match option.shape {
+            let what = match &option.layout {
                 None => "left dense".to_owned(),
-                Some(s) if s.s == s.k => format!("rank {}", s.k),
-                Some(s) => format!("{} atoms, {} per output", s.k, s.s),
+                Some(layout) => match FactorShape::of(layout) {
+                    Some(s) if s.s == s.k => format!("rank {}", s.k),
+                    Some(s) => format!("{} atoms, {} per output", s.k, s.s),
+                    None => layout.kind().to_owned(),
+                },
             };
             context.report(Event::Line(&format!(
                 "{:<40} {what:<28} {size:5.1} % of its bytes, output error {:.4}",

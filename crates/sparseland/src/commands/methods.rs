@@ -21,7 +21,7 @@ impl Methods {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         let methods: Vec<_> = match &self.slug {
-            None => registry::METHODS.iter().collect(),
+            None => registry::methods().collect(),
             Some(slug) => match registry::find(slug) {
                 Some(method) => vec![method],
                 None => bail!("no method is called {slug:?}; `sparseland methods` lists them"),
@@ -53,7 +53,7 @@ impl Methods {
                     ParameterKind::Integer { min, max } => format!("{min} to {max}"),
                     ParameterKind::Choice { of } => of.join(" | "),
                 };
-                text += &format!("  --{} ({range}; default {}, {})\n", p.name, p.default, p.source);
+                text += &format!("  --set {}=... ({range}; default {}, {})\n", p.name, p.default, p.source);
                 text += &format!("      {}\n", p.help);
             }
         }

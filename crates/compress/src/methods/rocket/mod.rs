@@ -34,9 +34,14 @@ pub mod factorize;
 mod refine;
 
 use sparseland_linalg::{Mat, matmul_transposed_left, svd};
+use sparseland_matrix::{Layout, Matrix, ValueType};
 
+use super::svd::marginal;
 use crate::CompressError;
-use crate::problem::{Errors, FactorShape, Factorizer, Factors, LayerProblem, Limit, PreparedLayer};
+use crate::problem::{
+    Candidate, Errors, FactorShape, Factors, LayerMethod, LayerProblem, Limit, Needs, PreparedLayer,
+    foreign_layout,
+};
 
 /// The parameters of the factorisation.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,28 +82,31 @@ pub(crate) struct Basis {
     atoms_gram: Mat<f64>,
     /// `l_i = ||A e_i||`.
     lengths: Vec<f64>,
+    /// The singular values of the whitened weight.
+    energies: Vec<f64>,
     /// `||C||²`.
     output_energy: f64,
     /// `||W||²`.
     weight_energy: f64,
 }
 
-struct Prepared {
-    rocket: Rocket,
+struct Prepared<'a> {
+    rocket: &'a Rocket,
     basis: Basis,
+    values: ValueType,
 }
 
-impl Factorizer for Rocket {
+impl LayerMethod for Rocket {
     fn slug(&self) -> &'static str {
         "rocket"
     }
 
-    fn needs_calibration(&self) -> bool {
-        true
+    fn needs(&self) -> Needs {
+        Needs::Whitener
     }
 
-    fn prepare(&self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer>, CompressError> {
-        Ok(Box::new(Prepared { rocket: self.clone(), basis: Basis::new(&problem)? }))
+    fn prepare<'a>(&'a self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer + 'a>, CompressError> {
+        Ok(Box::new(Prepared { rocket: self, basis: Basis::new(&problem)?, values: problem.values }))
     }
 }
 
@@ -114,6 +122,7 @@ impl Basis {
         Ok(Self {
             output_energy: energy(&coefficients),
             weight_energy: energy(&problem.weight),
+            energies: svd.s,
             coefficients,
             atoms,
             atoms_gram,
@@ -126,12 +135,29 @@ impl Basis {
     }
 }
 
-impl PreparedLayer for Prepared {
+impl PreparedLayer for Prepared<'_> {
+    fn candidate(&self, limit: Limit, near: Option<&Layout>) -> Result<Option<Candidate>, CompressError> {
+        let (inputs, outputs) = self.basis.sides();
+        let found = self.search(limit, near.and_then(FactorShape::of))?;
+        Ok(found.map(|(shape, errors)| Candidate {
+            layout: shape.layout(inputs, outputs, limit.values),
+            errors,
+            marginal: marginal(&self.basis.energies, shape.k),
+        }))
+    }
+
+    fn build(&self, layout: &Layout) -> Result<Matrix, CompressError> {
+        let shape = FactorShape::of(layout).ok_or_else(|| foreign_layout("rocket", layout))?;
+        Ok(self.factors(shape)?.into_matrix(self.values))
+    }
+}
+
+impl Prepared<'_> {
     /// Searches the grid of `rho`, ranked by the output error, which the factorisation minimises. The error
     /// is a smooth function of `rho` with one valley (checked against the full grid in the tests): every
     /// fourth ratio first, then ever closer neighbours of the best. The best ratio of a limit close by
     /// replaces the first round.
-    fn best_shape(
+    fn search(
         &self,
         limit: Limit,
         near: Option<FactorShape>,
@@ -163,7 +189,7 @@ impl PreparedLayer for Prepared {
             }
             let Some((index, ..)) = best else {
                 // The neighbour's ratio may be out of reach where another is not.
-                return if near.is_some() { self.best_shape(limit, None) } else { Ok(None) };
+                return if near.is_some() { self.search(limit, None) } else { Ok(None) };
             };
             if before == Some(index) {
                 if stride == 1 {
@@ -179,16 +205,14 @@ impl PreparedLayer for Prepared {
     }
 
     fn factors(&self, shape: FactorShape) -> Result<Factors, CompressError> {
-        let mut fit = factorize::fit(&self.basis, shape, &self.rocket)?;
+        let mut fit = factorize::fit(&self.basis, shape, self.rocket)?;
         if self.rocket.refine_steps > 0 {
             fit = refine::adam(&self.basis, fit, self.rocket.refine_steps)?;
         }
         fit.into_factors(&self.basis, shape)
     }
-}
 
-impl Prepared {
     fn errors(&self, shape: FactorShape) -> Result<Errors, CompressError> {
-        factorize::fit(&self.basis, shape, &self.rocket)?.errors(&self.basis)
+        factorize::fit(&self.basis, shape, self.rocket)?.errors(&self.basis)
     }
 }

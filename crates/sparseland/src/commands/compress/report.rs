@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sparseland_compress::allocation::Plan;
 use sparseland_compress::pipeline::Compressed;
-use sparseland_compress::problem::{Accounting, Errors};
+use sparseland_compress::problem::{Accounting, Errors, FactorShape};
 use sparseland_data::Checkpoint;
 use sparseland_eval::table::{Column, Table, human_bytes, human_seconds};
 use sparseland_matrix::Layout;
@@ -17,8 +17,8 @@ pub struct Report {
     /// The model's name.
     pub model: String,
     /// The method's slug.
-    pub method: &'static str,
-    /// `uniform` or `knapsack`.
+    pub method: String,
+    /// How the budget was spread.
     pub allocation: String,
     /// What the budget counts.
     pub budget: Accounting,
@@ -117,13 +117,14 @@ impl Report {
     ) -> Self {
         let layers = compressed.layers.iter().enumerate().map(|(i, record)| {
             let (planned, option) = (&plan.layers[i], plan.choice(i));
+            let shape = option.layout.as_ref().and_then(FactorShape::of);
             Layer {
                 name: record.name.clone(),
                 kind: record.layout.kind(),
                 shape: [planned.outputs, planned.inputs],
                 removed: option.removed,
-                k: option.shape.map(|s| s.k),
-                s: option.shape.map(|s| s.s),
+                k: shape.map(|s| s.k),
+                s: shape.map(|s| s.s),
                 params: record.layout.parameters(),
                 bytes: record.layout.stored_bytes(),
                 dense_bytes: planned.options[0].bytes,
@@ -141,8 +142,8 @@ impl Report {
         let speed = |m: &Option<Measured>| m.as_ref().and_then(|m| m.decode_tokens_per_second);
         Self {
             model: name.to_owned(),
-            method: command.method.into(),
-            allocation: if is_uniform { "uniform" } else { "knapsack" }.to_owned(),
+            method: command.method.clone(),
+            allocation: plan.budget.allocation.name().to_owned(),
             budget: plan.budget.accounting,
             requested_removed: plan.budget.remove,
             achieved_removed_params: removed(dense_params, sum(&|l| l.params)),
@@ -233,7 +234,7 @@ impl Report {
              {certificate}\n\
              {} in all ({} to compress), peak memory {}, {} threads\n\
              next: sparseland generate {} --prompt \"The boat\"\n",
-            self.layers.iter().filter(|l| l.k.is_some()).count(),
+            self.layers.iter().filter(|l| l.kind != "dense").count(),
             self.layers.len(),
             self.method,
             100.0 * self.achieved_removed_params,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sparseland_core::{Context, Event, Experiment, Reproduction};
 
 use crate::bundled;
-use crate::commands::compress::{AllocationName, Compress, MethodName};
+use crate::commands::compress::{AllocationName, Compress};
 
 /// The committed experiment.
 pub const CONFIG: &str = include_str!("../../../../../experiments/rocket.toml");
@@ -48,11 +48,11 @@ enum HeldOut {
 }
 
 /// The rungs, worst first: name, method, allocation.
-const RUNGS: [(&str, MethodName, AllocationName); 4] = [
-    ("svd uniform", MethodName::Svd, AllocationName::Uniform),
-    ("svd-llm uniform", MethodName::SvdLlm, AllocationName::Uniform),
-    ("rocket uniform", MethodName::Rocket, AllocationName::Uniform),
-    ("rocket knapsack", MethodName::Rocket, AllocationName::Knapsack),
+const RUNGS: [(&str, &str, AllocationName); 4] = [
+    ("svd uniform", "svd", AllocationName::Uniform),
+    ("svd-llm uniform", "svd-llm", AllocationName::Uniform),
+    ("rocket uniform", "rocket", AllocationName::Uniform),
+    ("rocket knapsack", "rocket", AllocationName::Knapsack),
 ];
 
 /// Runs the ladder on every model that is at hand.
@@ -80,7 +80,7 @@ pub fn run(config: &Config, context: &Context) -> Result<Reproduction> {
                 let _ = std::fs::remove_dir_all(&out);
                 let command = Compress {
                     model: dir.clone(),
-                    method,
+                    method: method.to_owned(),
                     allocation,
                     remove,
                     calibration_samples: config.calibration_samples,

@@ -1,0 +1,97 @@
+//! From a name and `--set NAME=VALUE` on the command line to a compression method.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm::SvdLlm};
+use sparseland_compress::problem::LayerMethod;
+use sparseland_core::{Method, ParameterKind};
+
+use crate::registry;
+
+/// A method's parameters: defaults of the registry, overridden by settings that lie in its ranges.
+pub struct Settings {
+    values: BTreeMap<&'static str, String>,
+}
+
+impl Settings {
+    /// Checks `NAME=VALUE` pairs against the method's parameters.
+    ///
+    /// # Errors
+    /// One line that names the setting and what it may be.
+    pub fn new(method: &'static Method, pairs: &[String]) -> Result<Self> {
+        let mut values: BTreeMap<_, _> =
+            method.parameters.iter().map(|p| (p.name, p.default.to_owned())).collect();
+        for pair in pairs {
+            let Some((name, value)) = pair.split_once('=') else {
+                bail!("--set {pair}: write NAME=VALUE");
+            };
+            let Some(parameter) = method.parameters.iter().find(|p| p.name == name) else {
+                let known: Vec<_> = method.parameters.iter().map(|p| p.name).collect();
+                let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+                bail!("--set {pair}: {} knows {known}", method.slug);
+            };
+            match parameter.kind {
+                ParameterKind::Real { min, max } => {
+                    let inside = value.parse().is_ok_and(|v: f64| (min..=max).contains(&v));
+                    ensure!(inside, "--set {pair}: give a number from {min} to {max}");
+                }
+                ParameterKind::Integer { min, max } => {
+                    let inside = value.parse().is_ok_and(|v: u64| (min..=max).contains(&v));
+                    ensure!(inside, "--set {pair}: give a whole number from {min} to {max}");
+                }
+                ParameterKind::Choice { of } => {
+                    ensure!(of.contains(&value), "--set {pair}: choose one of {}", of.join(", "));
+                }
+            }
+            values.insert(parameter.name, value.to_owned());
+        }
+        Ok(Self { values })
+    }
+
+    fn get<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
+        let value = self.values.get(name).with_context(|| format!("no parameter {name}"))?;
+        value.parse().ok().with_context(|| format!("parameter {name} = {value} is not understood"))
+    }
+
+    /// All parameters in one line: part of a run's fingerprint.
+    pub fn describe(&self) -> String {
+        self.values.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The registry's entry of a compression method.
+///
+/// # Errors
+/// If there is none, with the names that there are.
+pub fn find(slug: &str) -> Result<&'static Method> {
+    match registry::find(slug) {
+        Some(method) if method.family == "compress" => Ok(method),
+        _ => {
+            let names = registry::methods().filter(|m| m.family == "compress").map(|m| m.slug);
+            bail!(
+                "no compression method is called {slug:?}; there are {}",
+                names.collect::<Vec<_>>().join(", ")
+            )
+        }
+    }
+}
+
+/// Makes the method.
+///
+/// # Errors
+/// If the method does not work on single layers.
+pub fn make(slug: &str, settings: &Settings) -> Result<Box<dyn LayerMethod>> {
+    Ok(match slug {
+        "rocket" => Box::new(Rocket {
+            importance: settings.get("importance")?,
+            refill: settings.get("refill")?,
+            ridge: settings.get("ridge")?,
+            refine_steps: settings.get("refine-steps")?,
+            ..Rocket::default()
+        }),
+        "svd" => Box::new(PlainSvd),
+        "svd-llm" => Box::new(SvdLlm),
+        other => bail!("{other} cannot be used with this command"),
+    })
+}

@@ -1,0 +1,130 @@
+//! Structure in training.
+
+use sparseland_core::{
+    Allocation, Method, MethodCard, Need, Parameter, ParameterKind, Pattern, Status, When,
+};
+
+pub const METHODS: &[Method] = &[
+    Method {
+        slug: "sr-ste",
+        family: "train",
+        title: "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch",
+        year: 2021,
+        arxiv: Some("2102.04010"),
+        status: Status::Ready,
+        card: MethodCard {
+            when: When::During,
+            pattern: Pattern::NofM,
+            allocations: &[Allocation::Uniform],
+            needs: &[Need::Gradients],
+            kernels: &["nofm"],
+            not_for: "making training itself cheaper: the master and its gradient are dense",
+        },
+        parameters: &[
+            Parameter {
+                name: "n",
+                kind: ParameterKind::Integer { min: 1, max: 256 },
+                default: "2",
+                source: "paper",
+                help: "entries kept per group",
+            },
+            Parameter {
+                name: "m",
+                kind: ParameterKind::Integer { min: 1, max: 256 },
+                default: "4",
+                source: "paper",
+                help: "consecutive inputs of a group",
+            },
+            Parameter {
+                name: "lambda",
+                kind: ParameterKind::Real { min: -1.0, max: 10.0 },
+                default: "0.0002",
+                source: "official code",
+                help: "decay of the entries left out; 0 is the plain straight-through estimator",
+            },
+            Parameter {
+                name: "decay-on",
+                kind: ParameterKind::Choice { of: &["weight", "gradient"] },
+                default: "weight",
+                source: "ours with AdamW and Muon (official code, SGD: gradient)",
+                help: "where the decay acts",
+            },
+            Parameter {
+                name: "tail",
+                kind: ParameterKind::Choice { of: &["error", "pad", "dense"] },
+                default: "error",
+                source: "ours (the official code lets groups straddle rows)",
+                help: "what happens to inputs that fill no whole group",
+            },
+            Parameter {
+                name: "refresh-every",
+                kind: ParameterKind::Integer { min: 1, max: u64::MAX },
+                default: "1",
+                source: "official code",
+                help: "steps between two choices of the mask",
+            },
+        ],
+    },
+    Method {
+        slug: "sltrain",
+        family: "train",
+        title: "SLTrain: a sparse plus low-rank approach for parameter and memory efficient pretraining",
+        year: 2024,
+        arxiv: Some("2406.02214"),
+        status: Status::Ready,
+        card: MethodCard {
+            when: When::During,
+            pattern: Pattern::LowRankPlusSparse,
+            allocations: &[Allocation::Uniform],
+            needs: &[Need::Gradients],
+            kernels: &["dense", "csr"],
+            not_for: "layers so small that the rank that keeps quality stores as much as the dense matrix",
+        },
+        parameters: &[
+            Parameter {
+                name: "rank",
+                kind: ParameterKind::Integer { min: 1, max: 65_536 },
+                default: "128",
+                source: "paper (60 M parameters)",
+                help: "rank of the low-rank part",
+            },
+            Parameter {
+                name: "delta",
+                kind: ParameterKind::Real { min: 0.0, max: 1.0 },
+                default: "0.03",
+                source: "paper",
+                help: "share of the entries in the sparse part",
+            },
+            Parameter {
+                name: "alpha",
+                kind: ParameterKind::Real { min: 0.0, max: 1e6 },
+                default: "32",
+                source: "paper (60 M parameters)",
+                help: "the low-rank part is scaled by alpha / rank",
+            },
+        ],
+    },
+    Method {
+        slug: "low-rank",
+        family: "train",
+        title: "Plain low-rank weights, trained from scratch",
+        year: 2013,
+        arxiv: Some("1306.0543"),
+        status: Status::Working,
+        card: MethodCard {
+            when: When::During,
+            pattern: Pattern::LowRank,
+            allocations: &[Allocation::Uniform],
+            needs: &[Need::Gradients],
+            kernels: &["dense"],
+            not_for: "anything but a baseline: a few sparse entries more are worth their room",
+        },
+        parameters: &[Parameter {
+            name: "rank",
+            kind: ParameterKind::Integer { min: 1, max: 65_536 },
+            default: "128",
+            source: "as SLTrain",
+            help: "the rank",
+        }],
+    },
+];
