@@ -88,16 +88,18 @@ impl LayerProfile {
         }
     }
 
-    /// Adds an option unless it stores as much as the dense layer or is there already.
-    pub fn push(&mut self, removed: f64, Candidate { layout, errors, marginal }: Candidate) {
+    /// Adds an option unless it stores as much as the dense layer or is there already; says whether it did.
+    pub fn push(&mut self, removed: f64, Candidate { layout, errors, marginal }: Candidate) -> bool {
         let (params, bytes) = (layout.parameters(), layout.stored_bytes());
         let dense = &self.options[0];
         let known = self.options.iter().any(|o| o.layout.as_ref() == Some(&layout));
-        if params < dense.params && bytes < dense.bytes && !known {
+        let useful = params < dense.params && bytes < dense.bytes && !known;
+        if useful {
             let layout = Some(layout);
             let option = LayerOption { removed, layout, params, bytes, errors, marginal, sensitivity: None };
             self.options.push(option);
         }
+        useful
     }
 
     /// The part of the name that the layers of one block share.

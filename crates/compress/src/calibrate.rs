@@ -107,6 +107,18 @@ impl<'a> Stream<'a> {
         Ok(Self { config, sequences, hidden, workspace: Workspace::new(config), current: Vec::new(), needs })
     }
 
+    /// Number of sequences.
+    pub(crate) fn len(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// The tokens of a sequence and its hidden states where the stream stands.
+    pub(crate) fn states(&mut self, index: usize) -> Result<(&'a [u32], Vec<f32>), CompressError> {
+        let mut states = Vec::new();
+        self.hidden.read(index, &mut states)?;
+        Ok((&self.sequences[index], states))
+    }
+
     /// Runs the sequences through `block` and returns the statistics of its inputs; the hidden
     /// states stay as they were before the block.
     pub(crate) fn observe(

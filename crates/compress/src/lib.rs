@@ -17,6 +17,7 @@ mod hidden;
 pub mod methods;
 pub mod pipeline;
 pub mod problem;
+mod sensitivity;
 pub mod statistics;
 mod work;
 

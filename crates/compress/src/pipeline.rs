@@ -20,6 +20,7 @@ use crate::allocation::{Allocation, Budget, LayerProfile, Plan, allocate, outlie
 use crate::calibrate::{BlockStatistics, Calibration, Stream};
 use crate::fingerprint::Fnv;
 use crate::problem::{Errors, LayerMethod, LayerProblem, Limit, Needs, cost, inputs_first};
+use crate::sensitivity::Prober;
 use crate::statistics::InputStatistics;
 use crate::work::Work;
 
@@ -112,7 +113,9 @@ impl<'a> Job<'a> {
     }
 
     fn calibrated(&self) -> bool {
+        // The text also serves allocations that look at activations.
         self.method.needs() != Needs::Nothing
+            || matches!(self.budget.allocation, Allocation::Owl | Allocation::Sensitivity)
     }
 
     /// Opens the folder of unfinished work inside `out`.
@@ -187,6 +190,10 @@ impl Run<'_> {
         context.report(Event::Stage { name: "profiling", total: blocks });
         let mut finished: Vec<_> = (0..blocks).map(|b| self.work.profile(b)).collect();
         let mut stream = None;
+        let mut prober = match self.job.budget.allocation {
+            Allocation::Sensitivity => Some(Prober::new(self.job.checkpoint, context)?),
+            _ => None,
+        };
         for index in 0..blocks {
             if finished[index..].iter().all(Option::is_some) {
                 break;
@@ -198,25 +205,40 @@ impl Run<'_> {
                     stream = Some(self.stream()?);
                 }
                 let stream = stream.as_mut().expect("made above");
-                statistics = context.install(|| stream.observe_and_advance(&block, index, context))?;
+                // A probe needs the stream before the block; without one a single pass does.
+                statistics = context.install(|| match prober {
+                    Some(_) => stream.observe(&block, index, context),
+                    None => stream.observe_and_advance(&block, index, context),
+                })?;
             }
             if finished[index].is_none() {
-                let profiles = context.install(|| self.profile_block(&block, index, &statistics, context))?;
+                let keep = prober.is_some();
+                let found =
+                    context.install(|| self.profile_block(&block, index, &statistics, keep, context))?;
+                let (mut profiles, built): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+                if let (Some(prober), Some(stream)) = (&mut prober, &mut stream) {
+                    context.install(|| prober.probe(stream, index, &mut profiles, built, context))?;
+                }
                 self.work.keep_profile(index, &profiles)?;
                 finished[index] = Some(profiles);
+            }
+            if let (Some(_), Some(stream)) = (&prober, &mut stream) {
+                context.install(|| stream.advance(&block, index, context))?;
             }
             context.report(Event::Step { done: index + 1, message: "" });
         }
         Ok(finished.into_iter().flatten().flatten().collect())
     }
 
+    /// The profiles of a block's layers; with `keep` also the matrices of their options.
     fn profile_block(
         &self,
         block: &Block,
         index: usize,
         statistics: &BlockStatistics,
+        keep: bool,
         context: &Context,
-    ) -> Result<Vec<LayerProfile>, CompressError> {
+    ) -> Result<Vec<(LayerProfile, Vec<Matrix>)>, CompressError> {
         let accounting = self.job.budget.accounting;
         let grid = removal_grid(self.job.budget.remove, self.job.budget.allocation);
         let profile = |site: LinearSite| {
@@ -230,17 +252,20 @@ impl Run<'_> {
             profile.outliers = problem.inputs.as_deref().map(|inputs| outlier_ratio(&problem.weight, inputs));
             let prepared = self.job.method.prepare(problem)?;
             let whole = cost(&dense, accounting);
-            let mut near = None;
+            let (mut near, mut built) = (None, Vec::new());
             for &removed in &grid {
                 context.check_cancelled()?;
                 let cost = ((1.0 - removed) * whole as f64 + 1e-6).floor() as u64;
                 let limit = Limit { cost, accounting, values };
                 if let Some(candidate) = prepared.candidate(limit, near.as_ref())? {
-                    near = Some(candidate.layout.clone());
-                    profile.push(removed, candidate);
+                    let layout = candidate.layout.clone();
+                    if profile.push(removed, candidate) && keep {
+                        built.push(prepared.build(&layout)?);
+                    }
+                    near = Some(layout);
                 }
             }
-            Ok(profile)
+            Ok((profile, built))
         };
         each_site(block, |site| profile(site).map_err(|e: CompressError| e.in_layer(&site.full_name(index))))
     }

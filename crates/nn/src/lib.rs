@@ -32,6 +32,6 @@ pub use decoder::{Decoder, KvCache, embed};
 pub use error::NnError;
 pub use generate::{Generation, Sampler, Stop, generate};
 pub use linear::{Linear, LinearInput, LinearSite, LoadOptions};
-pub use perplexity::{Convention, score};
+pub use perplexity::{Convention, score, states_nll};
 pub use tokenizer::{Encoding, Streaming, Tokenizer};
 pub use trainable::{TrainableDecoder, TrainableLinear};

@@ -200,14 +200,24 @@ fn words(text: &str) -> u64 {
 /// Negative log-likelihood of the window's targets in nats.
 fn window_nll(decoder: &Decoder, window: &Window, workspace: &mut Workspace) -> Result<f64, NnError> {
     let hidden = decoder.hidden_states(&window.inputs, workspace)?;
+    let width = decoder.config().hidden_size;
+    let tail = &hidden[(window.inputs.len() - window.targets.len()) * width..];
+    states_nll(decoder, tail, &window.targets)
+}
+
+/// Negative log-likelihood in nats, summed, of `targets` given the hidden states before the last norm,
+/// `targets x hidden`.
+///
+/// # Errors
+/// [`NnError::Token`] for a target outside the vocabulary.
+pub fn states_nll(decoder: &Decoder, states: &[f32], targets: &[u32]) -> Result<f64, NnError> {
     let (width, vocabulary) = (decoder.config().hidden_size, decoder.config().vocab_size);
-    if let Some(&token) = window.targets.iter().find(|&&token| token as usize >= vocabulary) {
+    if let Some(&token) = targets.iter().find(|&&token| token as usize >= vocabulary) {
         return Err(NnError::Token { token, vocabulary });
     }
-    let tail = &hidden[(window.inputs.len() - window.targets.len()) * width..];
     let (mut normed, mut logits) = (Vec::new(), Vec::new());
     let mut nll = 0.0;
-    for (rows, targets) in tail.chunks(ROWS * width).zip(window.targets.chunks(ROWS)) {
+    for (rows, targets) in states.chunks(ROWS * width).zip(targets.chunks(ROWS)) {
         decoder.head(rows, targets.len(), &mut normed, &mut logits);
         let losses = logits.par_chunks_exact(vocabulary).zip(targets);
         let losses = losses.map(|(row, &target)| log_sum_exp(row) - f64::from(row[target as usize]));

@@ -77,6 +77,11 @@ pub fn find(slug: &str) -> Result<&'static Method> {
     }
 }
 
+/// Whether `compress` can use a method of the registry.
+pub fn is_layer_method(slug: &str) -> bool {
+    registry::find(slug).is_some_and(|m| Settings::new(m, &[]).is_ok_and(|s| make(slug, &s).is_ok()))
+}
+
 /// Makes the method.
 ///
 /// # Errors

@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   sparseland compress                                  the bundled model and text: the whole main job
   sparseland compress MODEL_DIR --remove 0.3 --calibration my.txt --out small/
+  sparseland compare MODEL_DIR --methods rocket,svd-llm --remove 0.2,0.3,0.5
   sparseland eval small/ --text held-out.txt
   sparseland generate small/ --prompt \"The boat\" --tokens 60
   sparseland inspect small/
@@ -57,6 +58,7 @@ struct Global {
 #[derive(Subcommand)]
 enum Command {
     Compress(Box<commands::compress::Compress>),
+    Compare(commands::compare::Compare),
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
@@ -97,6 +99,7 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
     })?;
     match cli.command {
         Command::Compress(command) => command.run(&context),
+        Command::Compare(command) => command.run(&context),
         Command::Eval(command) => command.run(&context),
         Command::Generate(command) => command.run(&context),
         Command::Inspect(command) => command.run(),

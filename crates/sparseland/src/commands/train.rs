@@ -116,7 +116,9 @@ impl Train {
             What::Lm(options) => {
                 let recipe = read(&options.recipe)?;
                 let mut task = LanguageModel::new(&recipe)?;
-                language(&recipe, &mut task, "lm", ValueType::F32, options.output, context)
+                // Saved as the recipe's `torch_dtype` says, in f32 without one.
+                let values = task.model().config().dtype;
+                language(&recipe, &mut task, "lm", values, options.output, context)
             }
             What::Classifier(options) => {
                 let recipe = read(&options.recipe)?;

@@ -52,31 +52,37 @@ fn select(basis: &Basis, FactorShape { k, s }: FactorShape, rocket: &Rocket) -> 
     let keep = ((s as f64 - rocket.refill * k as f64).floor() as usize).clamp(1, k);
     let refill = (s - keep) * d2;
     let mut selected = Mat::zeros(d2, k);
-    let mut left_out: Vec<(f32, u32)> = Vec::new();
-    let mut order: Vec<usize> = Vec::with_capacity(k);
+    // Scores in f32 with the complement of the position below them, in one integer: ordered by score, then
+    // by position, and cheap to compare.
+    let key = |score: f64, position: usize| {
+        u64::from((score as f32).to_bits()) << 32 | u64::from(!(position as u32))
+    };
+    let position = |key: u64| !(key as u32) as usize;
+    let mut left_out: Vec<u64> = Vec::new();
+    let mut order: Vec<u64> = Vec::with_capacity(k);
     for j in 0..d2 {
         let c = row(j);
         order.clear();
-        order.extend(0..k);
-        let score = |i: usize| c[i].abs() * weights[i];
+        order.extend(c.iter().zip(&weights).enumerate().map(|(i, (c, w))| key(c.abs() * w, i)));
         if keep < k {
-            order.select_nth_unstable_by(keep, |&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
+            order.select_nth_unstable_by(keep, |a, b| b.cmp(a));
         }
-        for &i in &order[..keep] {
-            selected.row_mut(j)[i] = c[i];
+        let target = selected.row_mut(j);
+        for &kept in &order[..keep] {
+            target[position(kept)] = c[position(kept)];
         }
         if refill > 0 {
-            let candidates = order[keep..].iter().filter(|&&i| c[i] != 0.0);
-            left_out.extend(candidates.map(|&i| ((score(i) * weights[i]) as f32, (j * k + i) as u32)));
+            let rest = order[keep..].iter().map(|&left| position(left)).filter(|&i| c[i] != 0.0);
+            left_out.extend(rest.map(|i| key(c[i].abs() * weights[i] * weights[i], j * k + i)));
         }
     }
     let refill = refill.min(left_out.len());
     if refill > 0 {
         if refill < left_out.len() {
-            left_out.select_nth_unstable_by(refill, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            left_out.select_nth_unstable_by(refill, |a, b| b.cmp(a));
         }
-        for &(_, flat) in &left_out[..refill] {
-            let (j, i) = (flat as usize / k, flat as usize % k);
+        for &refilled in &left_out[..refill] {
+            let (j, i) = (position(refilled) / k, position(refilled) % k);
             selected.row_mut(j)[i] = row(j)[i];
         }
     }
@@ -106,30 +112,34 @@ impl Fit {
         Ok(())
     }
 
-    /// Both relative errors, from `r x k` products alone:
-    /// `||C - D'S||² = ||C||² - 2 <D', C Sᵀ> + <D' S Sᵀ, D'>`, and the same with `AᵀA` in between for
-    /// `||A (C - D'S)||² = ||W - D S||²`.
+    /// The relative output error, from `k x r` products alone:
+    /// `||C - D'S||² = ||C||² - 2 <D', C Sᵀ> + <D' S Sᵀ, D'>`.
+    pub(crate) fn output_error(&self, basis: &Basis) -> Result<f64, CompressError> {
+        Ok(self.error(&self.fitted()?, &self.dictionary, basis.output_energy))
+    }
+
+    /// Both relative errors; `||A (C - D'S)||² = ||W - D S||²` is the sum above with `AᵀA` in between.
     pub(crate) fn errors(&self, basis: &Basis) -> Result<Errors, CompressError> {
-        // S Sᵀ D'ᵀ, which the normal equations give without a product.
-        let fitted = match self.ridge {
-            Some(eps) => {
-                let mut fitted = self.cross.clone();
-                fitted.data.iter_mut().zip(&self.dictionary.data).for_each(|(f, d)| *f -= eps * d);
-                fitted
-            }
-            None => matmul(&self.gram, &self.dictionary)?,
-        };
+        let fitted = self.fitted()?;
         let seen = matmul(&self.dictionary, &basis.atoms_gram)?;
-        let sum = |d: &Mat<f64>| {
-            let terms = d.data.iter().zip(&fitted.data).zip(&self.cross.data);
-            terms.map(|((d, f), c)| d * (f - 2.0 * c)).sum::<f64>()
-        };
-        let error =
-            |energy: f64, d: &Mat<f64>| -> f64 { ratio((energy + sum(d)).max(0.0).sqrt(), energy.sqrt()) };
         Ok(Errors {
-            weight: error(basis.weight_energy, &seen),
-            output: error(basis.output_energy, &self.dictionary),
+            weight: self.error(&fitted, &seen, basis.weight_energy),
+            output: self.error(&fitted, &self.dictionary, basis.output_energy),
         })
+    }
+
+    /// `S Sᵀ D'ᵀ`, which the normal equations give without a product where the dictionary solves them.
+    fn fitted(&self) -> Result<Mat<f64>, CompressError> {
+        let Some(eps) = self.ridge else { return Ok(matmul(&self.gram, &self.dictionary)?) };
+        let mut fitted = self.cross.clone();
+        fitted.data.iter_mut().zip(&self.dictionary.data).for_each(|(f, d)| *f -= eps * d);
+        Ok(fitted)
+    }
+
+    fn error(&self, fitted: &Mat<f64>, seen: &Mat<f64>, energy: f64) -> f64 {
+        let terms = seen.data.iter().zip(&fitted.data).zip(&self.cross.data);
+        let change: f64 = terms.map(|((d, f), c)| d * (f - 2.0 * c)).sum();
+        ratio((energy + change).max(0.0).sqrt(), energy.sqrt())
     }
 
     /// The factors of the weight: `Dᵀ = D'ᵀ Aᵀ`.

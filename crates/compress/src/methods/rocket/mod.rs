@@ -164,8 +164,8 @@ impl Prepared<'_> {
     ) -> Result<Option<(FactorShape, Errors)>, CompressError> {
         let grid = &self.rocket.rho_grid;
         let mut tried = vec![false; grid.len()];
-        let mut best: Option<(usize, FactorShape, Errors)> = None;
-        let mut stride = if near.is_some() { 2 } else { 4 };
+        let mut best: Option<(usize, FactorShape, factorize::Fit, f64)> = None;
+        let mut stride = if near.is_some() { 1 } else { 4 };
         let mut candidates: Vec<usize> = match near {
             Some(FactorShape { k, s }) => {
                 let rho = k as f64 / s as f64;
@@ -175,19 +175,20 @@ impl Prepared<'_> {
             None => (0..grid.len()).step_by(stride).chain(grid.len().checked_sub(1)).collect(),
         };
         loop {
-            let before = best.map(|(index, ..)| index);
+            let before = best.as_ref().map(|(index, ..)| *index);
             for index in candidates {
                 if index >= grid.len() || std::mem::replace(&mut tried[index], true) {
                     continue;
                 }
                 if let Some(shape) = FactorShape::fitting(self.basis.sides(), grid[index], limit) {
-                    let errors = self.errors(shape)?;
-                    if best.is_none_or(|(_, _, b)| errors.output < b.output) {
-                        best = Some((index, shape, errors));
+                    let fit = factorize::fit(&self.basis, shape, self.rocket)?;
+                    let error = fit.output_error(&self.basis)?;
+                    if best.as_ref().is_none_or(|(.., smallest)| error < *smallest) {
+                        best = Some((index, shape, fit, error));
                     }
                 }
             }
-            let Some((index, ..)) = best else {
+            let Some(&(index, ..)) = best.as_ref() else {
                 // The neighbour's ratio may be out of reach where another is not.
                 return if near.is_some() { self.search(limit, None) } else { Ok(None) };
             };
@@ -201,7 +202,7 @@ impl Prepared<'_> {
             }
             candidates = [index.checked_sub(stride), Some(index + stride)].into_iter().flatten().collect();
         }
-        Ok(best.map(|(_, shape, errors)| (shape, errors)))
+        best.map(|(_, shape, fit, _)| Ok((shape, fit.errors(&self.basis)?))).transpose()
     }
 
     fn factors(&self, shape: FactorShape) -> Result<Factors, CompressError> {
@@ -210,9 +211,5 @@ impl Prepared<'_> {
             fit = refine::adam(&self.basis, fit, self.rocket.refine_steps)?;
         }
         fit.into_factors(&self.basis, shape)
-    }
-
-    fn errors(&self, shape: FactorShape) -> Result<Errors, CompressError> {
-        factorize::fit(&self.basis, shape, self.rocket)?.errors(&self.basis)
     }
 }
