@@ -119,6 +119,32 @@ impl<'a> Stream<'a> {
         Ok((&self.sequences[index], states))
     }
 
+    /// About `rows` inputs of every group of layers, taken from the sequences in turn; the hidden states stay.
+    pub(crate) fn sample_inputs(
+        &mut self,
+        block: &Block,
+        rows: usize,
+    ) -> Result<BTreeMap<LinearInput, Arc<Vec<f32>>>, CompressError> {
+        let mut samples: BTreeMap<LinearInput, Vec<f32>> = BTreeMap::new();
+        // Every sequence gives its share, spread over its length.
+        let share = rows.div_ceil(self.hidden.len().max(1));
+        for i in 0..self.hidden.len() {
+            self.hidden.read(i, &mut self.current)?;
+            block.forward_sequence(
+                self.config,
+                &mut self.current,
+                &mut self.workspace,
+                &mut |input, x, tokens| {
+                    let width = x.len() / tokens.max(1);
+                    let stride = (tokens / share).max(1);
+                    let rows = x.chunks_exact(width.max(1)).step_by(stride).flatten();
+                    samples.entry(input).or_default().extend(rows);
+                },
+            );
+        }
+        Ok(samples.into_iter().map(|(input, rows)| (input, Arc::new(rows))).collect())
+    }
+
     /// Runs the sequences through `block` and returns the statistics of its inputs; the hidden
     /// states stay as they were before the block.
     pub(crate) fn observe(

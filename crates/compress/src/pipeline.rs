@@ -406,7 +406,11 @@ impl Run<'_> {
         let mut structure = Structure::default();
         for (record, pick) in layers.iter().zip(0..) {
             if plan.choice(pick).layout.is_some() {
-                let layer = StructuredLayer { method: plan.method.clone(), layout: record.layout.clone() };
+                let layer = StructuredLayer {
+                    method: plan.method.clone(),
+                    layout: record.layout.clone(),
+                    inputs: None,
+                };
                 structure.layers.insert(record.name.clone(), layer);
             }
         }

@@ -30,6 +30,8 @@ pub enum Pattern {
     DictionarySparse,
     /// A low-rank matrix plus a sparse one.
     LowRankPlusSparse,
+    /// Weights stay; inputs are skipped token by token.
+    Activations,
     /// Few non-zero coefficients of a model.
     Coefficients,
     /// A sparse graph.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use noise::Noise;
 
-use crate::{Bitmask, Csr, Dense, LinearMap, Matrix, NofM, Product, ValueType, kernels};
+use crate::{Bitmask, Csr, Dense, LinearMap, Matrix, NofM, Product, Transposed, ValueType, kernels};
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ pub struct Row {
     pub batch: usize,
     /// Threads of the pool.
     pub threads: usize,
-    /// Bytes that the matrix takes in a file.
+    /// Bytes that a product reads: those of the matrix in a file, less the columns that are skipped.
     pub stored_bytes: u64,
     /// Median time of a product.
     pub median_seconds: f64,
@@ -128,6 +128,9 @@ impl Source {
     }
 }
 
+/// The kernel that skips inputs.
+const INPUTS: &str = "inputs skipped";
+
 fn dense(s: &Source, values: ValueType, _: f64) -> Matrix {
     Dense::from_f32(s.rows, s.cols, &s.data, values).into()
 }
@@ -176,6 +179,14 @@ fn candidates() -> Vec<Candidate> {
         }
     }
     all.push(("dictionary", BF16, 0.5, dictionary));
+    // Dense by columns, with so many zeros in the input.
+    for values in [F32, BF16, I8] {
+        for sparsity in [0.0, 0.5, 0.7] {
+            all.push((INPUTS, values, sparsity, |s, v, _| {
+                Transposed::new(Dense::from_f32(s.cols, s.rows, &s.data, v)).into()
+            }));
+        }
+    }
     all
 }
 
@@ -192,6 +203,8 @@ struct Entrant {
     sparsity: f64,
     copies: Vec<Matrix>,
     seconds: Vec<f64>,
+    /// An input of its own, with zeros.
+    input: Option<Vec<f32>>,
 }
 
 fn gemv_shape(options: &Options, rows: usize, cols: usize) -> Vec<Row> {
@@ -205,7 +218,11 @@ fn gemv_shape(options: &Options, rows: usize, cols: usize) -> Vec<Row> {
         .filter(|c| wanted(c.0, c.1))
         .map(|(kernel, values, sparsity, build)| {
             let copies = vec![build(&source, values, sparsity)];
-            Entrant { kernel, values, sparsity, copies, seconds: Vec::new() }
+            let mut noise = Noise(9);
+            let mut entry =
+                || if f64::from(noise.uniform()) < sparsity { 0.0 } else { noise.uniform() - 0.5 };
+            let input = (kernel == INPUTS).then(|| (0..cols).map(|_| entry()).collect());
+            Entrant { kernel, values, sparsity, copies, seconds: Vec::new(), input }
         })
         .collect();
     let bytes: u64 = entrants.iter().map(|e| e.copies[0].stored_bytes()).sum();
@@ -232,8 +249,9 @@ fn gemv_shape(options: &Options, rows: usize, cols: usize) -> Vec<Row> {
                 let timed = round >= copies;
                 for entrant in &mut entrants {
                     let matrix = &entrant.copies[round % copies];
+                    let x = entrant.input.as_deref().unwrap_or(&x);
                     let start = Instant::now();
-                    matrix.apply(&x, &mut y);
+                    matrix.apply(x, &mut y);
                     if timed {
                         entrant.seconds.push(start.elapsed().as_secs_f64());
                     }
@@ -287,13 +305,18 @@ fn table(
         ratio_vs_dense_int8: bases[2] / median,
         byte_ratio_limit: (rows * cols * values.bytes() + values.scale_bytes(rows)) as f64 / bytes as f64,
     };
+    // What a product of the kernel reads.
+    let read_bytes = |e: &Entrant| match e.kernel {
+        INPUTS => ((1.0 - e.sparsity) * e.copies[0].stored_bytes() as f64) as u64,
+        _ => e.copies[0].stored_bytes(),
+    };
     let mut out = Vec::new();
     if !read.is_empty() {
         let median = median(read);
         out.push(row("read", BF16, 0.0, (rows * cols * 2) as u64, median, read[0]));
     }
     for (e, &median) in entrants.iter().zip(&medians) {
-        out.push(row(e.kernel, e.values, e.sparsity, e.copies[0].stored_bytes(), median, e.seconds[0]));
+        out.push(row(e.kernel, e.values, e.sparsity, read_bytes(e), median, e.seconds[0]));
     }
     out
 }

@@ -38,6 +38,17 @@ impl Dense {
         &self.values
     }
 
+    /// `y = sum_i factor_i W[row_i]` for `picks` of rows and factors: the transposed product with a vector
+    /// that is zero elsewhere. Only the chosen rows are read.
+    ///
+    /// # Panics
+    /// If `y` has not `cols` numbers or a row does not exist.
+    pub fn combine_rows(&self, picks: &[(u32, f32)], y: &mut [f32]) {
+        assert_eq!(y.len(), self.cols, "wrong length");
+        assert!(picks.iter().all(|p| (p.0 as usize) < self.rows), "a row beyond the last");
+        kernels::combine::rows(self, picks, y);
+    }
+
     /// Row `row` widened into `out` (length `cols`).
     pub fn row_into(&self, row: usize, out: &mut [f32]) {
         self.values.decode_into(row, row * self.cols..(row + 1) * self.cols, out);

@@ -64,6 +64,17 @@ pub enum Layout {
         /// Columns per group.
         m: usize,
     },
+    /// See [`crate::BlockDiagonal`].
+    BlockDiagonal {
+        /// Rows (outputs).
+        rows: usize,
+        /// Columns (inputs).
+        cols: usize,
+        /// Blocks along the diagonal.
+        blocks: usize,
+        /// Type of the values.
+        values: ValueType,
+    },
     /// See [`crate::Product`].
     Product {
         /// The factor applied last, `rows x k`.
@@ -76,6 +87,11 @@ pub enum Layout {
         /// The terms, all of one shape.
         terms: Vec<Layout>,
     },
+    /// See [`crate::Transposed`].
+    Transposed {
+        /// What is stored.
+        inner: Box<Layout>,
+    },
 }
 
 impl Layout {
@@ -86,9 +102,11 @@ impl Layout {
             | Self::Csr { rows, .. }
             | Self::Csc { rows, .. }
             | Self::Bitmask { rows, .. }
-            | Self::NofM { rows, .. } => *rows,
+            | Self::NofM { rows, .. }
+            | Self::BlockDiagonal { rows, .. } => *rows,
             Self::Product { left, .. } => left.rows(),
             Self::Sum { terms } => terms.first().map_or(0, Layout::rows),
+            Self::Transposed { inner } => inner.cols(),
         }
     }
 
@@ -99,9 +117,11 @@ impl Layout {
             | Self::Csr { cols, .. }
             | Self::Csc { cols, .. }
             | Self::Bitmask { cols, .. }
-            | Self::NofM { cols, .. } => *cols,
+            | Self::NofM { cols, .. }
+            | Self::BlockDiagonal { cols, .. } => *cols,
             Self::Product { right, .. } => right.cols(),
             Self::Sum { terms } => terms.first().map_or(0, Layout::cols),
+            Self::Transposed { inner } => inner.rows(),
         }
     }
 
@@ -113,9 +133,11 @@ impl Layout {
             Self::Csc { .. } => "csc",
             Self::Bitmask { .. } => "bitmask",
             Self::NofM { .. } => "n-of-m",
+            Self::BlockDiagonal { .. } => "block-diagonal",
             Self::Product { left, .. } if matches!(**left, Self::Dense { .. }) => "low-rank",
             Self::Product { .. } => "dictionary-sparse",
             Self::Sum { .. } => "sum",
+            Self::Transposed { inner } => inner.kind(),
         }
     }
 
@@ -127,8 +149,10 @@ impl Layout {
                 nonzeros as u64
             }
             Self::NofM { rows, cols, n, m, .. } => rows as u64 * (cols.div_ceil(m) * n) as u64,
+            Self::BlockDiagonal { rows, cols, blocks, .. } => rows as u64 * (cols / blocks.max(1)) as u64,
             Self::Product { ref left, ref right } => left.parameters() + right.parameters(),
             Self::Sum { ref terms } => terms.iter().map(Layout::parameters).sum(),
+            Self::Transposed { ref inner } => inner.parameters(),
         }
     }
 
@@ -151,8 +175,10 @@ impl Layout {
             Self::NofM { rows, cols, n, m, values: kind } => {
                 values(kind, rows) + rows as u64 * crate::nofm::code_bytes_per_row(cols, n, m) as u64
             }
+            Self::BlockDiagonal { rows, values: kind, .. } => values(kind, rows),
             Self::Product { ref left, ref right } => left.stored_bytes() + right.stored_bytes(),
             Self::Sum { ref terms } => terms.iter().map(Layout::stored_bytes).sum(),
+            Self::Transposed { ref inner } => inner.stored_bytes(),
         }
     }
 

@@ -26,6 +26,7 @@
 
 pub mod bench;
 mod bitmask;
+mod block_diagonal;
 mod buffer;
 mod csr;
 mod dense;
@@ -39,10 +40,12 @@ mod product;
 mod real;
 pub mod simd;
 mod storage;
+mod transposed;
 mod values;
 pub mod vector;
 
 pub use bitmask::Bitmask;
+pub use block_diagonal::BlockDiagonal;
 pub use buffer::Buffer;
 pub use csr::{Csc, Csr};
 pub use dense::Dense;
@@ -54,6 +57,7 @@ pub use pattern::{Pattern, PatternError};
 pub use product::{Product, Sum};
 pub use real::Real;
 pub use storage::{MatrixError, Part, PartType};
+pub use transposed::Transposed;
 pub use values::{Element, ValueType, Values};
 
 /// The CPU features that the kernels look for and find on this machine, for reports.

@@ -1,7 +1,7 @@
 //! The one matrix type of the project and the questions every matrix answers.
 
 use crate::kernels::gemv;
-use crate::{Bitmask, Csc, Csr, Dense, Layout, NofM, Product, Sum};
+use crate::{Bitmask, BlockDiagonal, Csc, Csr, Dense, Layout, NofM, Product, Sum, Transposed};
 
 /// A linear map `R^cols -> R^rows`: shape, cost and products.
 ///
@@ -71,11 +71,15 @@ pub enum Matrix {
     Bitmask(Bitmask),
     /// Exactly N values in every M consecutive columns.
     NofM(NofM),
+    /// Dense blocks along the diagonal.
+    BlockDiagonal(BlockDiagonal),
     /// `left * right`: low rank where both are dense, dictionary x sparse coefficients where
     /// `left` is sparse.
     Product(Box<Product>),
     /// A sum, such as low rank + sparse.
     Sum(Sum),
+    /// Stored as its transpose.
+    Transposed(Box<Transposed>),
 }
 
 /// Calls the same method on whatever kind the matrix is.
@@ -87,8 +91,10 @@ macro_rules! each_kind {
             Matrix::Csc($m) => $body,
             Matrix::Bitmask($m) => $body,
             Matrix::NofM($m) => $body,
+            Matrix::BlockDiagonal($m) => $body,
             Matrix::Product($m) => $body,
             Matrix::Sum($m) => $body,
+            Matrix::Transposed($m) => $body,
         }
     };
 }
@@ -149,10 +155,16 @@ macro_rules! from_kind {
         }
     )*};
 }
-from_kind!(Dense, Csr, Csc, Bitmask, NofM, Sum);
+from_kind!(Dense, Csr, Csc, Bitmask, NofM, BlockDiagonal, Sum);
 
 impl From<Product> for Matrix {
     fn from(m: Product) -> Self {
         Matrix::Product(Box::new(m))
+    }
+}
+
+impl From<Transposed> for Matrix {
+    fn from(m: Transposed) -> Self {
+        Matrix::Transposed(Box::new(m))
     }
 }

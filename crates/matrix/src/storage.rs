@@ -5,10 +5,12 @@
 //! | dense | `BASE.weight`, or `BASE` itself for a factor inside a product or sum |
 //! | csr, csc | `BASE.values`, `BASE.indices` (U16), `BASE.offsets` (U32, rows + 1) |
 //! | bitmask | `BASE.values`, `BASE.bitmask` (U8, rows x ceil(cols/8)) |
+//! | block-diagonal | `BASE`, rows x columns of a block |
 //! | n-of-m | `BASE.values`, `BASE.codes` (U8, rows x code bytes) |
 //! | low rank | `BASE.factor_a` (rows x k) and `BASE.factor_b` (k x cols) |
 //! | dictionary x sparse | `BASE.coef...` and `BASE.dict` |
 //! | sum | `BASE.term0...`, `BASE.term1...` |
+//! | transposed | `BASE.transposed...` |
 //!
 //! int8 values add `NAME.scales` (F32) beside the values. The sum of all part bytes is exactly
 //! [`Layout::stored_bytes`]. Row offsets of a bitmask follow from its bits and are not stored.
@@ -16,7 +18,10 @@
 use bytemuck::Pod;
 
 use crate::values::with_values;
-use crate::{Bitmask, Buffer, Csc, Csr, Dense, Layout, Matrix, NofM, Product, Sum, ValueType, Values};
+use crate::{
+    Bitmask, BlockDiagonal, Buffer, Csc, Csr, Dense, Layout, Matrix, NofM, Product, Sum, Transposed,
+    ValueType, Values,
+};
 
 /// What can be wrong with a matrix that comes from outside.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +158,12 @@ impl Matrix {
                 let shape = vec![m.rows, crate::nofm::code_bytes_per_row(m.cols, m.n, m.m)];
                 out.push(Part::new(format!("{base}.codes"), PartType::U8, shape, &codes));
             }
+            Matrix::BlockDiagonal(m) => {
+                let stacked = m.stacked();
+                let shape = vec![stacked.rows, stacked.cols];
+                push_values(out, dense_name(base, top), &stacked.values, shape);
+            }
+            Matrix::Transposed(m) => m.inner().push_parts(&format!("{base}.transposed"), false, out),
             Matrix::Product(m) => {
                 let layout = Layout::Product {
                     left: Box::new(crate::LinearMap::layout(m.left())),
@@ -296,6 +307,18 @@ fn read_matrix(base: &str, layout: &Layout, top: bool, read: &mut Reader<'_>) ->
                 return Err(damaged(name, format!("row {r} names column {c} of {cols}")));
             }
             NofM::pack((rows, cols), (n, m), &codes, &values).into()
+        }
+        Layout::BlockDiagonal { rows, cols, blocks, values } => {
+            if blocks == 0 || rows == 0 || cols == 0 || rows % blocks != 0 || cols % blocks != 0 {
+                let what = format!("{blocks} blocks do not divide {rows} x {cols}");
+                return Err(damaged(base.to_owned(), what));
+            }
+            let (name, width) = (dense_name(base, top), cols / blocks);
+            let values = read_values(read, &name, values, &[rows, width], rows)?;
+            BlockDiagonal::from_stored(&Dense { rows, cols: width, values }, blocks).into()
+        }
+        Layout::Transposed { ref inner } => {
+            Transposed::new(read_matrix(&format!("{base}.transposed"), inner, false, read)?).into()
         }
         Layout::Product { ref left, ref right } => {
             if left.cols() != right.rows() {

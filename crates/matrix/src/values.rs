@@ -62,6 +62,7 @@ pub trait Element: Pod + Send + Sync {
 
 impl Element for f32 {
     const TYPE: ValueType = ValueType::F32;
+    #[inline(always)]
     fn widen(self) -> f32 {
         self
     }
@@ -69,6 +70,7 @@ impl Element for f32 {
 
 impl Element for bf16 {
     const TYPE: ValueType = ValueType::Bf16;
+    #[inline(always)]
     fn widen(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
@@ -76,6 +78,7 @@ impl Element for bf16 {
 
 impl Element for f16 {
     const TYPE: ValueType = ValueType::F16;
+    #[inline(always)]
     fn widen(self) -> f32 {
         self.to_f32()
     }
@@ -83,6 +86,7 @@ impl Element for f16 {
 
 impl Element for i8 {
     const TYPE: ValueType = ValueType::I8;
+    #[inline(always)]
     fn widen(self) -> f32 {
         f32::from(self)
     }
@@ -145,6 +149,44 @@ impl Values {
             Self::Bf16(v) => Self::Bf16(order.permute(v)),
             Self::F16(v) => Self::F16(order.permute(v)),
             Self::I8 { values, scales } => Self::I8 { values: order.permute(values), scales: scales.clone() },
+        }
+    }
+
+    /// Values `entries`, which are those of `rows`.
+    pub(crate) fn slice(&self, entries: std::ops::Range<usize>, rows: std::ops::Range<usize>) -> Self {
+        match self {
+            Self::F32(v) => Self::F32(Buffer::from_slice(&v[entries])),
+            Self::Bf16(v) => Self::Bf16(Buffer::from_slice(&v[entries])),
+            Self::F16(v) => Self::F16(Buffer::from_slice(&v[entries])),
+            Self::I8 { values, scales } => Self::I8 {
+                values: Buffer::from_slice(&values[entries]),
+                scales: Buffer::from_slice(&scales[rows]),
+            },
+        }
+    }
+
+    /// Values of one type one after another.
+    pub(crate) fn concat<'a>(pieces: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        macro_rules! join {
+            ($pattern:pat => $piece:expr) => {
+                pieces
+                    .clone()
+                    .flat_map(|p| match p {
+                        $pattern => $piece.iter().copied(),
+                        _ => [].iter().copied(),
+                    })
+                    .collect()
+            };
+        }
+        match pieces.clone().next() {
+            None => Self::F32(Buffer::zeros(0)),
+            Some(Self::F32(_)) => Self::F32(join!(Self::F32(v) => v)),
+            Some(Self::Bf16(_)) => Self::Bf16(join!(Self::Bf16(v) => v)),
+            Some(Self::F16(_)) => Self::F16(join!(Self::F16(v) => v)),
+            Some(Self::I8 { .. }) => Self::I8 {
+                values: join!(Self::I8 { values, .. } => values),
+                scales: join!(Self::I8 { scales, .. } => scales),
+            },
         }
     }
 

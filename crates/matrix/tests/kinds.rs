@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
-use sparseland_matrix::{Bitmask, Csc, Csr, Dense, Layout, LinearMap, Matrix, NofM, Product, Sum, ValueType};
+use sparseland_matrix::{
+    Bitmask, BlockDiagonal, Csc, Csr, Dense, Layout, LinearMap, Matrix, NofM, Product, Sum, Transposed,
+    ValueType,
+};
 
 const TYPES: [ValueType; 4] = [ValueType::F32, ValueType::Bf16, ValueType::F16, ValueType::I8];
 
@@ -42,6 +45,11 @@ fn build(kind: usize, rows: usize, cols: usize, values: ValueType, density: f64,
             let left = build(3, rows, k, values, density, seed ^ 1);
             Product::new(left, Dense::from_f32(k, cols, &random(&mut rng, k * cols, 1.0), values)).into()
         }
+        9 => Transposed::new(build(seed as usize % 9, cols, rows, values, density, seed ^ 3)).into(),
+        10 if rows > 0 && cols > 0 => {
+            let blocks = (1..=rows).rev().find(|b| rows % b == 0 && cols % b == 0 && *b <= 8).unwrap_or(1);
+            BlockDiagonal::from_f32(rows, cols, blocks, &data[..rows * (cols / blocks)], values).into()
+        }
         _ => {
             let k = 1 + seed as usize % 5;
             let a = Dense::from_f32(rows, k, &random(&mut rng, rows * k, 1.0), values);
@@ -64,7 +72,7 @@ proptest! {
 
     #[test]
     fn products_equal_plain_loops(
-        kind in 0usize..10, rows in 0usize..70, cols in 0usize..200, batch in 0usize..20,
+        kind in 0usize..12, rows in 0usize..70, cols in 0usize..200, batch in 0usize..20,
         values in 0usize..4, density in 0.0f64..=1.0, seed: u64,
     ) {
         let w = build(kind, rows, cols, TYPES[values], density, seed);
@@ -114,7 +122,7 @@ proptest! {
 
     #[test]
     fn stored_form_returns_the_same_matrix(
-        kind in 0usize..10, rows in 0usize..40, cols in 0usize..90, values in 0usize..4,
+        kind in 0usize..12, rows in 0usize..40, cols in 0usize..90, values in 0usize..4,
         density in 0.0f64..=1.0, seed: u64,
     ) {
         let w = build(kind, rows, cols, TYPES[values], density, seed);
@@ -131,5 +139,28 @@ proptest! {
             let mut read = |name: &str| Ok(parts.iter().find(|p| p.name == name && p.name != missing.name).cloned());
             prop_assert!(Matrix::from_parts("model.layer", &layout, &mut read).is_err());
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn few_rows_combined_equal_the_product_with_a_sparse_vector(
+        rows in 1usize..80, cols in 1usize..300, values in 0usize..4, chosen in 0.0f64..1.0, seed: u64,
+    ) {
+        let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
+        let w = Dense::from_f32(rows, cols, &random(&mut rng, rows * cols, 1.0), TYPES[values]);
+        let x = random(&mut rng, rows, chosen);
+        let picks: Vec<(u32, f32)> =
+            x.iter().enumerate().filter(|(_, v)| **v != 0.0).map(|(i, &v)| (i as u32, v)).collect();
+        let mut got = vec![f32::NAN; cols];
+        w.combine_rows(&picks, &mut got);
+        let dense = w.to_dense();
+        let terms = |c: usize| (0..rows).map(move |r| (r, c));
+        let term = |(r, c): (usize, usize)| f64::from(dense[r * cols + c]) * f64::from(x[r]);
+        let want: Vec<f64> = (0..cols).map(|c| terms(c).map(term).sum()).collect();
+        let scale: Vec<f64> = (0..cols).map(|c| terms(c).map(|t| term(t).abs()).sum()).collect();
+        close(&got, &want, &scale)?;
     }
 }

@@ -210,7 +210,8 @@ impl Block {
 
     /// Runs linear layers that share their input; one token runs them in one parallel region.
     fn project<const N: usize>(&self, sites: [(LinearSite, &mut [f32]); N], x: &[f32], tokens: usize) {
-        if tokens > 1 || N == 1 {
+        let selective = sites.iter().any(|(site, _)| self.linear(*site).selection.is_some());
+        if tokens > 1 || N == 1 || selective {
             for (site, y) in sites {
                 self.linear(site).forward(x, tokens, y);
             }

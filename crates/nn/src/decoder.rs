@@ -101,7 +101,7 @@ impl Decoder {
         } else {
             let shape = (vocabulary, hidden);
             let weight = load_weight(checkpoint, &structure, HEAD, shape, &LoadOptions::default())?;
-            Some(Linear { weight, bias: None })
+            Some(Linear { weight, bias: None, selection: None })
         };
         Ok(Self {
             embedding: load_dense(checkpoint, EMBEDDING, vocabulary, hidden)?,

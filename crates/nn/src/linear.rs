@@ -4,7 +4,7 @@ use sparseland_data::{Checkpoint, DType, TensorSource};
 use sparseland_matrix::{Buffer, Dense, LinearMap, Matrix, ValueType, Values};
 
 use crate::structure::{Structure, read_matrix};
-use crate::{ModelConfig, NnError};
+use crate::{InputSelection, ModelConfig, NnError};
 
 /// `y = W x + b`.
 #[derive(Debug, Clone)]
@@ -13,6 +13,8 @@ pub struct Linear {
     pub weight: Matrix,
     /// `out` numbers.
     pub bias: Option<Vec<f32>>,
+    /// Which inputs are read; all without one.
+    pub selection: Option<Box<InputSelection>>,
 }
 
 impl Linear {
@@ -21,10 +23,12 @@ impl Linear {
     /// # Panics
     /// If a slice has the wrong length.
     pub fn forward(&self, x: &[f32], batch: usize, y: &mut [f32]) {
-        if batch == 1 {
-            self.weight.apply(x, y)
-        } else {
-            self.weight.apply_batch(x, batch, y)
+        match &self.selection {
+            Some(selection) if batch == 1 || selection.rule.all_tokens => {
+                selection.forward(&self.weight, x, batch, y);
+            }
+            _ if batch == 1 => self.weight.apply(x, y),
+            _ => self.weight.apply_batch(x, batch, y),
         }
         self.add_bias(y);
     }
@@ -143,7 +147,11 @@ impl LinearSite {
             true => Some(load_vector(checkpoint, &format!("{name}.bias"), shape.0)?),
             false => None,
         };
-        Ok(Linear { weight, bias })
+        let selection = match structure.layers.get(&name).and_then(|l| l.inputs.as_ref()) {
+            Some(rule) => Some(Box::new(InputSelection::read(checkpoint, &name, rule, shape)?)),
+            None => None,
+        };
+        Ok(Linear { weight, bias, selection })
     }
 }
 

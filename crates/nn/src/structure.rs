@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use sparseland_data::{DType, TensorSource, TensorSpec};
 use sparseland_matrix::{Layout, Matrix, MatrixError, Part, PartType};
 
-use crate::{LinearSite, ModelConfig, NnError};
+use crate::{InputRule, LinearSite, ModelConfig, NnError};
 
 /// The key in `config.json`.
 const KEY: &str = "sparseland";
@@ -36,6 +36,9 @@ pub struct StructuredLayer {
     pub method: String,
     /// Its structure.
     pub layout: Layout,
+    /// Which inputs it reads; all without a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<InputRule>,
 }
 
 impl Default for Structure {
@@ -168,7 +171,7 @@ mod tests {
         let dense = |rows, cols| Box::new(Layout::Dense { rows, cols, values: ValueType::Bf16 });
         let layout = Layout::Product { left: dense(8, 2), right: dense(2, 8) };
         let mut structure = Structure::default();
-        let layer = StructuredLayer { method: "svd".into(), layout };
+        let layer = StructuredLayer { method: "svd".into(), layout, inputs: None };
         structure.layers.insert("model.layers.1.self_attn.q_proj".into(), layer);
         let mut config = Map::new();
         config.insert("model_type".into(), "llama".into());

@@ -306,7 +306,7 @@ impl<R: Real> TrainableDecoder<R> {
             if matches!(layout, Layout::Dense { .. }) {
                 dense(&format!("{}.weight", linear.name), &[matrix.rows(), matrix.cols()], matrix.to_dense());
             } else {
-                let layer = StructuredLayer { method: linear.method.clone(), layout };
+                let layer = StructuredLayer { method: linear.method.clone(), layout, inputs: None };
                 structure.layers.insert(linear.name.clone(), layer);
             }
         }

@@ -270,7 +270,9 @@ fn structured_layers_survive_the_file() {
         let info = original.info(&weight).unwrap();
         edits.push((TensorSpec::new(weight, info.dtype, info.shape.clone()), None));
         edits.extend(matrix.parts(&name).into_iter().map(|part| (part_spec(&part), Some(part.bytes))));
-        structure.layers.insert(name, StructuredLayer { method: "test".into(), layout: matrix.layout() });
+        structure
+            .layers
+            .insert(name, StructuredLayer { method: "test".into(), layout: matrix.layout(), inputs: None });
     };
     for (index, block) in decoder.blocks_mut().iter_mut().enumerate() {
         for (i, site) in LinearSite::ALL.into_iter().enumerate() {

@@ -49,7 +49,11 @@ impl Settings {
         Ok(Self { values })
     }
 
-    fn get<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
+    /// The value of a parameter.
+    ///
+    /// # Errors
+    /// If the method has no such parameter or the value is of another kind.
+    pub fn get<T: std::str::FromStr>(&self, name: &str) -> Result<T> {
         let value = self.values.get(name).with_context(|| format!("no parameter {name}"))?;
         value.parse().ok().with_context(|| format!("parameter {name} = {value} is not understood"))
     }
@@ -77,9 +81,10 @@ pub fn find(slug: &str) -> Result<&'static Method> {
     }
 }
 
-/// Whether `compress` can use a method of the registry.
-pub fn is_layer_method(slug: &str) -> bool {
-    registry::find(slug).is_some_and(|m| Settings::new(m, &[]).is_ok_and(|s| make(slug, &s).is_ok()))
+/// Whether `compress` can use a method of the registry: one for single layers, or R-Sparse.
+pub fn is_usable(slug: &str) -> bool {
+    slug == "r-sparse"
+        || registry::find(slug).is_some_and(|m| Settings::new(m, &[]).is_ok_and(|s| make(slug, &s).is_ok()))
 }
 
 /// Makes the method.

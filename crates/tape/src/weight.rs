@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use sparseland_matrix::{Csr, Dense, LinearMap, Matrix, NofM, Pattern, Product, Real, Sum, ValueType};
+use sparseland_matrix::{
+    BlockDiagonal, Csr, Dense, LinearMap, Matrix, NofM, Pattern, Product, Real, Sum, ValueType,
+};
 
 use crate::{ParamId, Parameters, Tape, Var};
 
@@ -182,7 +184,15 @@ impl FixedStructure {
                 let term = |(i, t)| Self::new(parameters, &format!("{name}.term{i}"), t);
                 Self::Sum(sum.terms().iter().enumerate().map(term).collect::<Result<_, _>>()?)
             }
-            Matrix::Csr(_) | Matrix::Csc(_) | Matrix::Bitmask(_) | Matrix::NofM(_) => {
+            Matrix::Transposed(_) => {
+                let reason = "its factors are stored transposed".to_owned();
+                return Err(WeightError::Structure { kind: "transposed", reason });
+            }
+            Matrix::Csr(_)
+            | Matrix::Csc(_)
+            | Matrix::Bitmask(_)
+            | Matrix::NofM(_)
+            | Matrix::BlockDiagonal(_) => {
                 let (rows, cols) = (matrix.rows(), matrix.cols());
                 if cols > 1 << 16 {
                     let reason = format!("it has {cols} columns, more than 65536");
@@ -199,6 +209,18 @@ impl FixedStructure {
             }
         })
     }
+}
+
+/// The blocks along the diagonal of a dense `rows x cols` matrix.
+fn block_diagonal(
+    dense: &[f32],
+    (rows, cols): (usize, usize),
+    (blocks, (height, width)): (usize, (usize, usize)),
+    values: ValueType,
+) -> BlockDiagonal {
+    let row = |r: usize| &dense[r * cols + r / height * width..][..width];
+    let data: Vec<f32> = (0..rows).flat_map(row).copied().collect();
+    BlockDiagonal::from_f32(rows, cols, blocks, &data, values)
 }
 
 impl<R: Real> Parametrisation<R> for FixedStructure {
@@ -260,6 +282,10 @@ impl<R: Real> Parametrisation<R> for FixedStructure {
                     Matrix::NofM(like) => {
                         let made = NofM::from_dense(rows, cols, &csr.to_dense(), like.pattern(), values);
                         made.expect("the places are those of an N:M matrix").into()
+                    }
+                    Matrix::BlockDiagonal(like) => {
+                        let shape = (like.blocks(), like.block_shape());
+                        block_diagonal(&csr.to_dense(), (rows, cols), shape, values).into()
                     }
                     _ => sparseland_matrix::Bitmask::from_dense(rows, cols, &csr.to_dense(), values).into(),
                 }

@@ -125,6 +125,11 @@ impl Classifier {
                     m.weight(&mut parameters, &name, (rows, cols), deviation, &mut rng)
                         .map_err(TrainError::Recipe)?,
                 ),
+                MethodRecipe::Dsformer(m) if structured => {
+                    let start = m.random_start((rows, cols), deviation, &mut rng);
+                    let weight = m.weight(&mut parameters, &name, (rows, cols), &start);
+                    Box::new(weight.map_err(TrainError::Recipe)?)
+                }
                 _ => {
                     let id = dense(&mut parameters, &mut rng);
                     Box::new(DenseWeight::new(&parameters, id))
@@ -135,6 +140,63 @@ impl Classifier {
         }
         let (seed, batch) = (recipe.seed, recipe.training.batch);
         Ok(Self { parameters, layers, training, validation, seed, batch, order: None })
+    }
+
+    /// The same network and items with other weights: `make` gives the weight of a layer from its name and its
+    /// exported matrix, or `None` for the dense matrix itself.
+    ///
+    /// # Errors
+    /// What `make` returns.
+    pub fn rebuilt(
+        &self,
+        make: &mut dyn FnMut(
+            &mut Parameters<f32>,
+            &str,
+            &Matrix,
+        ) -> Result<Option<Box<dyn Parametrisation<f32>>>, TrainError>,
+    ) -> Result<Self, TrainError> {
+        let (mut parameters, mut layers) = (Parameters::new(), Vec::new());
+        for (layer, (name, matrix)) in self.layers.iter().zip(self.export(ValueType::F32)) {
+            let weight = match make(&mut parameters, &name, &matrix)? {
+                Some(weight) => weight,
+                None => {
+                    let shape = [matrix.rows(), matrix.cols()];
+                    let id = parameters.add(format!("{name}.weight"), &shape, &matrix.to_dense());
+                    Box::new(DenseWeight::new(&parameters, id))
+                }
+            };
+            let bias = self.parameters.get(layer.bias);
+            let bias = parameters.add(bias.name.clone(), &bias.shape, &bias.value);
+            layers.push(Layer { name, weight, bias, step: layer.step });
+        }
+        let (training, validation) = (self.training.clone(), self.validation.clone());
+        Ok(Self { parameters, layers, training, validation, order: None, ..*self })
+    }
+
+    /// The empirical Fisher information of the first `items` training items, summed over each layer's outputs: one
+    /// number per input of the layer, from per-item gradients of dense weights (FWSVD's importances).
+    pub fn fisher(&mut self, items: usize) -> Vec<(String, Vec<f64>)> {
+        let shapes: Vec<_> = self.layers.iter().map(|l| l.weight.shape()).collect();
+        let mut sums: Vec<Vec<f64>> = shapes.iter().map(|&(_, cols)| vec![0.0; cols]).collect();
+        let mut tape = Tape::new();
+        let items = items.min(self.training.len());
+        for item in 0..items {
+            self.parameters.zero_gradients();
+            let (pixels, labels) = self.training.gather(&[item]);
+            let logits = self.logits(&mut tape, &pixels);
+            let loss = tape.cross_entropy(&self.parameters, logits, &labels);
+            tape.backward(loss, &mut self.parameters);
+            tape.clear();
+            for ((layer, sums), &(_, cols)) in self.layers.iter().zip(&mut sums).zip(&shapes) {
+                let [weight] = layer.weight.parameters()[..] else { continue };
+                for row in self.parameters.gradient(weight).chunks_exact(cols) {
+                    sums.iter_mut().zip(row).for_each(|(s, g)| *s += f64::from(*g) * f64::from(*g));
+                }
+            }
+        }
+        self.parameters.zero_gradients();
+        let mean = |sums: Vec<f64>| sums.into_iter().map(|s| s / items.max(1) as f64).collect();
+        self.layers.iter().zip(sums).map(|(layer, sums)| (layer.name.clone(), mean(sums))).collect()
     }
 
     /// Names and exported weights of the layers.

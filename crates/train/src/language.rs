@@ -115,6 +115,10 @@ impl LanguageModel {
                 MethodRecipe::LowRank(method) => {
                     Box::new(method.weight(parameters, name, shape, deviation, rng).map_err(refuse)?)
                 }
+                MethodRecipe::Dsformer(method) => {
+                    let start = method.random_start(shape, deviation, rng);
+                    Box::new(method.weight(parameters, name, shape, &start).map_err(refuse)?)
+                }
             })
         })?;
         Self::with_model(model, recipe, text)

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use sparseland_tape::optimiser::{AdamW, Decay, Muon, Optimiser, Schedule, Sgd, StateBits};
 
 use crate::TrainError;
+use crate::methods::dsformer::Dsformer;
 use crate::methods::low_rank::LowRank;
 use crate::methods::sltrain::SlTrain;
 use crate::methods::sr_ste::SrSte;
@@ -208,6 +209,8 @@ pub enum MethodRecipe {
     Sltrain(SlTrain),
     /// Low rank alone.
     LowRank(LowRank),
+    /// Small dense bases times sparse coefficients, both trained.
+    Dsformer(Dsformer),
 }
 
 impl MethodRecipe {
@@ -218,6 +221,7 @@ impl MethodRecipe {
             Self::SrSte(_) => "sr-ste",
             Self::Sltrain(_) => "sltrain",
             Self::LowRank(_) => "low-rank",
+            Self::Dsformer(_) => "dsformer",
         }
     }
 }
@@ -268,6 +272,7 @@ impl Recipe {
             MethodRecipe::SrSte(m) => m.check().map_err(TrainError::Recipe),
             MethodRecipe::Sltrain(m) => m.check().map_err(TrainError::Recipe),
             MethodRecipe::LowRank(m) => m.check().map_err(TrainError::Recipe),
+            MethodRecipe::Dsformer(m) => m.check().map_err(TrainError::Recipe),
         }
     }
 

@@ -524,9 +524,27 @@ fn any(w: &Matrix, x: &[f32], batch: usize, y: &mut [f32], add: bool, transposed
         (Matrix::Csr(w), true) | (Matrix::Csc(Csc { transpose: w }), false) => {
             sparse_transposed(w, x, batch, y, add);
         }
+        (Matrix::BlockDiagonal(w), _) => {
+            let width = if transposed { w.cols() } else { w.rows() };
+            adding(batch * width, y, add, |y| match transposed {
+                true => w.apply_transposed_batch(x, batch, y),
+                false => w.apply_batch(x, batch, y),
+            });
+        }
+        (Matrix::Transposed(w), _) => any(w.inner(), x, batch, y, add, !transposed),
         (Matrix::Product(w), _) => product(w, x, batch, y, add, transposed),
         (Matrix::Sum(w), _) => sum(w, x, batch, y, add, transposed),
     }
+}
+
+/// Runs a product that overwrites its output, and adds the result to `y` if asked.
+fn adding(len: usize, y: &mut [f32], add: bool, apply: impl FnOnce(&mut [f32])) {
+    if !add {
+        return apply(y);
+    }
+    let mut sums = vec![0.0; len];
+    apply(&mut sums);
+    y.iter_mut().zip(&sums).for_each(|(y, s)| *y += s);
 }
 
 /// See [`any`].

@@ -7,6 +7,7 @@ pub(crate) mod batch_simd;
 mod batch_tests;
 #[cfg(target_arch = "x86_64")]
 mod batch_unpack;
+pub(crate) mod combine;
 pub(crate) mod gemv;
 #[cfg(target_arch = "x86_64")]
 mod gemv_avx2;

@@ -2,6 +2,7 @@
 //! what the uniform allocation would have given.
 
 mod report;
+mod select_inputs;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -188,6 +189,9 @@ impl Compress {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let json = self.json;
+        if self.method == select_inputs::SLUG {
+            return self.select_inputs(context);
+        }
         if self.dry_run {
             return self.describe(&model::open(self.model.as_deref())?.0);
         }

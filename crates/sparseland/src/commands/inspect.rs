@@ -126,7 +126,9 @@ fn leaf_values(layout: &Layout) -> sparseland_matrix::ValueType {
         | Layout::Csr { values, .. }
         | Layout::Csc { values, .. }
         | Layout::Bitmask { values, .. }
-        | Layout::NofM { values, .. } => *values,
+        | Layout::NofM { values, .. }
+        | Layout::BlockDiagonal { values, .. } => *values,
+        Layout::Transposed { inner } => leaf_values(inner),
         Layout::Product { left, .. } => leaf_values(left),
         Layout::Sum { terms } => leaf_values(&terms[0]),
     }

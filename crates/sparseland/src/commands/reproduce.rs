@@ -2,6 +2,7 @@
 //! claim against measurement, misses like hits.
 
 mod estimate;
+mod r_sparse;
 mod rocket;
 mod sltrain;
 mod sr_ste;
@@ -45,6 +46,7 @@ impl Reproduce {
     pub fn run(self, context: &Context) -> Result<()> {
         let built_in = match self.slug.as_str() {
             "rocket" => rocket::CONFIG,
+            "r-sparse" => r_sparse::CONFIG,
             "sr-ste" => sr_ste::CONFIG,
             "sltrain" => sltrain::CONFIG,
             other if estimate::config(other).is_some() => estimate::config(other).unwrap_or_default(),
@@ -63,6 +65,7 @@ impl Reproduce {
         };
         let mut record = match self.slug.as_str() {
             "rocket" => rocket::run(&parse(&text)?, context)?,
+            "r-sparse" => r_sparse::run(&parse(&text)?, context)?,
             "sr-ste" => sr_ste::run(parse(&text)?, context)?,
             "sltrain" => sltrain::run(parse(&text)?, context)?,
             slug => estimate::run(slug, &text, context)?,

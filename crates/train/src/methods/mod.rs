@@ -1,5 +1,6 @@
 //! One file or folder per method.
 
+pub mod dsformer;
 pub mod heal;
 pub mod low_rank;
 pub mod sltrain;

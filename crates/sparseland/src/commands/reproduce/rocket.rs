@@ -27,9 +27,9 @@ pub struct Config {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Model {
-    name: String,
-    dir: Option<PathBuf>,
+pub(super) struct Model {
+    pub(super) name: String,
+    pub(super) dir: Option<PathBuf>,
     text: Option<PathBuf>,
     held_out: Option<HeldOut>,
     held_out_fraction: Option<f64>,
@@ -132,10 +132,10 @@ pub fn run(config: &Config, context: &Context) -> Result<Reproduction> {
     })
 }
 
-type Documents = Vec<String>;
+pub(super) type Documents = Vec<String>;
 
 /// Calibration and evaluation documents that do not overlap.
-fn texts(model: &Model, root: &std::path::Path) -> Result<(Documents, Documents)> {
+pub(super) fn texts(model: &Model, root: &std::path::Path) -> Result<(Documents, Documents)> {
     let Some(text) = &model.text else {
         return Ok((bundled::stories(bundled::CALIBRATION), bundled::stories(bundled::EVALUATION)));
     };

@@ -175,6 +175,11 @@ impl SrSteWeight {
         &self.trace
     }
 
+    /// From now on the mask stays as it is; one is still chosen at step 0.
+    pub(crate) fn freeze(&mut self) {
+        self.method.refresh_every = u64::MAX;
+    }
+
     fn masked<R: Real>(&self, parameters: &Parameters<R>) -> Vec<f32> {
         let mut data = to_f32(parameters.value(self.master));
         data.iter_mut().zip(&self.used.mask).for_each(|(w, &used)| {
