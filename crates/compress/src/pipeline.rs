@@ -23,6 +23,8 @@ use crate::problem::{Errors, LayerMethod, LayerProblem, Limit, Needs, cost, inpu
 use crate::statistics::InputStatistics;
 use crate::work::Work;
 
+pub use crate::work::folder as work_folder;
+
 /// Everything that decides the result of a compression.
 pub struct Job<'a> {
     /// The model.
