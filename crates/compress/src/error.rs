@@ -29,6 +29,9 @@ pub enum CompressError {
     /// A method that needs calibration data was prepared without.
     #[error("this method needs calibration text; give one with --calibration FILE")]
     NoCalibration,
+    /// A parameter or an input that a method cannot work with.
+    #[error("{0}")]
+    Setting(String),
     /// An allocation whose scores the method or the run does not provide.
     #[error("this method has no scores for --allocation {0}; choose knapsack, uniform or tail-energy")]
     NoScore(&'static str),

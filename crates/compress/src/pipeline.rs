@@ -24,6 +24,8 @@ use crate::sensitivity::Prober;
 use crate::statistics::InputStatistics;
 use crate::work::Work;
 
+pub use crate::work::folder as work_folder;
+
 /// Everything that decides the result of a compression.
 pub struct Job<'a> {
     /// The model.

@@ -62,7 +62,12 @@ impl FactorShape {
     /// atom fits or the rank would exceed the smaller side.
     ///
     /// Counting parameters this is ROCKET's `k = floor((1 - removed) d1 d2 / (d1 + d2 / rho))`.
-    pub fn fitting((inputs, outputs): (usize, usize), rho: f64, limit: Limit) -> Option<Self> {
+    pub fn fitting(sides: (usize, usize), rho: f64, limit: Limit) -> Option<Self> {
+        Self::fitting_any_rank(sides, rho, limit).filter(|shape| shape.k <= sides.0.min(sides.1))
+    }
+
+    /// As [`fitting`](Self::fitting), but a dictionary may have more atoms than the layer has inputs.
+    pub fn fitting_any_rank((inputs, outputs): (usize, usize), rho: f64, limit: Limit) -> Option<Self> {
         let (d1, d2) = (inputs as f64, outputs as f64);
         let per_atom = match limit.accounting {
             Accounting::Params => d1 + d2 / rho,
@@ -80,7 +85,7 @@ impl FactorShape {
             }
             let shape = Self { k, s };
             if cost(&shape.layout(inputs, outputs, limit.values), limit.accounting) <= limit.cost {
-                return (k <= inputs.min(outputs)).then_some(shape);
+                return Some(shape);
             }
             k -= 1;
         }

@@ -15,6 +15,11 @@ use crate::pipeline::LayerRecord;
 /// The folder inside the output directory.
 const FOLDER: &str = ".unfinished";
 
+/// Where the unfinished work of a run that writes to `out` is kept.
+pub fn folder(out: &Path) -> PathBuf {
+    out.join(FOLDER)
+}
+
 /// A folder that keeps finished steps.
 pub(crate) struct Work {
     dir: PathBuf,
@@ -32,7 +37,7 @@ impl Work {
     /// # Errors
     /// [`CompressError::ForeignWork`] if it holds the work of a run with other settings.
     pub(crate) fn open(out: &Path, fingerprint: &str, description: &str) -> Result<Self, CompressError> {
-        let dir = out.join(FOLDER);
+        let dir = folder(out);
         let io = |path: &Path| {
             let path = path.display().to_string();
             move |source| CompressError::Io { path, source }

@@ -1,11 +1,21 @@
 //! From a name and `--set NAME=VALUE` on the command line to a compression method.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use sparseland_compress::calibrate::Calibration;
+use sparseland_compress::dictionary::{Pursuit, Update};
+use sparseland_compress::methods::asvd::Asvd;
+use sparseland_compress::methods::cospadi::{Cospadi, Init};
+use sparseland_compress::methods::dsformer::Dsformer;
+use sparseland_compress::methods::fwsvd::{Axis, Fisher, Fwsvd};
+use sparseland_compress::methods::welore::{Normalise, Welore};
 use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm::SvdLlm};
+use sparseland_compress::pipeline::work_folder;
 use sparseland_compress::problem::LayerMethod;
-use sparseland_core::{Method, ParameterKind};
+use sparseland_core::{Context, Method, ParameterKind};
+use sparseland_data::Checkpoint;
 
 use crate::registry;
 
@@ -81,18 +91,72 @@ pub fn find(slug: &str) -> Result<&'static Method> {
     }
 }
 
-/// Whether `compress` can use a method of the registry: one for single layers, or R-Sparse.
-pub fn is_usable(slug: &str) -> bool {
-    slug == "r-sparse"
-        || registry::find(slug).is_some_and(|m| Settings::new(m, &[]).is_ok_and(|s| make(slug, &s).is_ok()))
+/// What a method may look at besides its parameters.
+pub struct Around<'a> {
+    /// The model to compress.
+    pub checkpoint: &'a Checkpoint,
+    /// The calibration text.
+    pub calibration: &'a Calibration,
+    /// The output directory, whose folder of unfinished work keeps what was expensive.
+    pub out: &'a Path,
+    /// Progress and cancellation.
+    pub context: &'a Context,
 }
 
-/// Makes the method.
+/// Makes the method; measures what it needs of the whole network first (Fisher information).
 ///
 /// # Errors
-/// If the method does not work on single layers.
-pub fn make(slug: &str, settings: &Settings) -> Result<Box<dyn LayerMethod>> {
+/// If the method does not work on single layers, or what it needs cannot be measured.
+pub fn make(slug: &str, settings: &Settings, around: &Around<'_>) -> Result<Box<dyn LayerMethod>> {
+    let choice = |name: &str| settings.get::<String>(name);
     Ok(match slug {
+        "asvd" => Box::new(Asvd { alpha: settings.get("alpha")? }),
+        "cospadi" => Box::new(Cospadi {
+            rho: settings.get("rho")?,
+            iters: settings.get("iters")?,
+            profile_iters: settings.get("profile-iters")?,
+            update: match choice("update")?.as_str() {
+                "power" => Update::Power(settings.get("power-iters")?),
+                "exact" => Update::Exact,
+                _ => Update::Directions,
+            },
+            init: match choice("init")?.as_str() {
+                "columns" => Init::Columns,
+                "rocket" => Init::Rocket,
+                _ => Init::Svd,
+            },
+            pursuit: match choice("pursuit")?.as_str() {
+                "matching" => Pursuit::Matching,
+                _ => Pursuit::LeastSquares,
+            },
+            seed: settings.get("seed")?,
+            context: Some(around.context.clone()),
+            ..Cospadi::default()
+        }),
+        "fwsvd" => {
+            let kept = work_folder(around.out).join("fisher.safetensors");
+            let fisher = Fisher::cached(around.checkpoint, around.calibration, &kept, around.context)?;
+            let axis = match choice("axis")?.as_str() {
+                "output" => Axis::Output,
+                "both" => Axis::Both,
+                _ => Axis::Input,
+            };
+            Box::new(Fwsvd { fisher, axis })
+        }
+        "dsformer" => Box::new(Dsformer {
+            block: settings.get("block")?,
+            atoms: settings.get("atoms")?,
+            rounds: settings.get("rounds")?,
+            whiten: choice("whiten")? == "yes",
+            ..Dsformer::default()
+        }),
+        "welore" => Box::new(Welore {
+            normalise: match choice("normalise")?.as_str() {
+                "energy" => Normalise::Energy,
+                _ => Normalise::MinMax,
+            },
+            min_ratio: settings.get("min-ratio")?,
+        }),
         "rocket" => Box::new(Rocket {
             importance: settings.get("importance")?,
             refill: settings.get("refill")?,

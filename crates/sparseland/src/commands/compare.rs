@@ -160,7 +160,7 @@ impl Compare {
         let all = self.methods.iter().any(|m| m == "all");
         let names: Vec<String> = if all {
             let known = registry::methods().filter(|m| m.family == "compress");
-            let known = known.filter(|m| layer_method::is_usable(m.slug));
+
             let extra = self.methods.iter().filter(|m| *m != "all").cloned();
             known.map(|m| m.slug.to_owned()).chain(extra).collect()
         } else {

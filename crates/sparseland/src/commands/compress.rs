@@ -13,15 +13,15 @@ use sparseland_compress::CompressError;
 use sparseland_compress::allocation::{Allocation, Budget, ErrorSpace, Objective, Plan};
 use sparseland_compress::calibrate::Calibration;
 use sparseland_compress::pipeline::{Compressed, Job, Run};
-use sparseland_compress::problem::{Accounting, FactorShape, LayerMethod};
-use sparseland_core::{Context, Event};
+use sparseland_compress::problem::{Accounting, FactorShape};
+use sparseland_core::{Context, Event, Method};
 use sparseland_data::{Checkpoint, TensorSource};
 use sparseland_matrix::ValueType;
 use sparseland_nn::{ModelConfig, Tokenizer};
 
 pub use report::Report;
 
-use crate::layer_method::{self, Settings};
+use crate::layer_method::{self, Around, Settings};
 use crate::model::{self, Measured};
 use crate::{bundled, machine};
 
@@ -215,8 +215,10 @@ impl Compress {
             structured.layers.len()
         );
         let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?;
-        let (method, parameters) = self.layer_method()?;
+        let (found, settings) = self.settings()?;
         let calibration = self.calibration(&tokenizer, &config, context)?;
+        let around = Around { checkpoint: &checkpoint, calibration: &calibration, out: &self.out, context };
+        let method = layer_method::make(found.slug, &settings, &around)?;
         let text = self.evaluation_text()?;
         let replay = self.replay()?;
         if !self.json {
@@ -229,7 +231,7 @@ impl Compress {
             config: &config,
             calibration,
             method: method.as_ref(),
-            parameters,
+            parameters: settings.describe(),
             values: self.values.map(Into::into),
             budget: self.budget(),
         };
@@ -282,13 +284,12 @@ impl Compress {
         }
     }
 
-    /// The method and its parameters in one line.
-    fn layer_method(&self) -> Result<(Box<dyn LayerMethod>, String)> {
+    /// The method and its parameters, checked.
+    fn settings(&self) -> Result<(&'static Method, Settings)> {
         ensure!(self.calibration_samples > 0, "--calibration-samples must be at least 1");
         ensure!(self.calibration_length > 1, "--calibration-length must be at least 2");
         let method = layer_method::find(&self.method)?;
-        let settings = Settings::new(method, &self.set)?;
-        Ok((layer_method::make(method.slug, &settings)?, settings.describe()))
+        Ok((method, Settings::new(method, &self.set)?))
     }
 
     fn calibration(

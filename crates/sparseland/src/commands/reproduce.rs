@@ -1,6 +1,7 @@
 //! `sparseland reproduce SLUG`: runs a system's acceptance experiment from its committed TOML and prints
 //! claim against measurement, misses like hits.
 
+mod compress;
 mod estimate;
 mod r_sparse;
 mod rocket;
@@ -49,6 +50,7 @@ impl Reproduce {
             "r-sparse" => r_sparse::CONFIG,
             "sr-ste" => sr_ste::CONFIG,
             "sltrain" => sltrain::CONFIG,
+            other if compress::config(other).is_some() => compress::config(other).unwrap_or_default(),
             other if estimate::config(other).is_some() => estimate::config(other).unwrap_or_default(),
             other => match registry::find(other) {
                 Some(_) => {
@@ -68,6 +70,7 @@ impl Reproduce {
             "r-sparse" => r_sparse::run(&parse(&text)?, context)?,
             "sr-ste" => sr_ste::run(parse(&text)?, context)?,
             "sltrain" => sltrain::run(parse(&text)?, context)?,
+            slug if compress::config(slug).is_some() => compress::run(slug, &text, context)?,
             slug => estimate::run(slug, &text, context)?,
         };
         let machine = Machine::look();

@@ -75,7 +75,7 @@ impl Default for Rocket {
 /// A layer in the eigenbasis of its whitened weight; `r = min(d1, d2)`.
 pub(crate) struct Basis {
     /// `C' = Cᵀ: d2 x r`.
-    coefficients: Mat<f64>,
+    pub(crate) coefficients: Mat<f64>,
     /// `A = L⁻¹ U: d1 x r`.
     atoms: Mat<f64>,
     /// `AᵀA: r x r`.
@@ -83,7 +83,7 @@ pub(crate) struct Basis {
     /// `l_i = ||A e_i||`.
     lengths: Vec<f64>,
     /// The singular values of the whitened weight.
-    energies: Vec<f64>,
+    pub(crate) energies: Vec<f64>,
     /// `||C||²`.
     output_energy: f64,
     /// `||W||²`.
@@ -111,7 +111,7 @@ impl LayerMethod for Rocket {
 }
 
 impl Basis {
-    fn new(problem: &LayerProblem) -> Result<Self, CompressError> {
+    pub(crate) fn new(problem: &LayerProblem) -> Result<Self, CompressError> {
         let whitener = problem.whitener()?;
         let svd = svd(&whitener.apply(&problem.weight)?)?;
         let atoms = whitener.solve(&svd.u)?;
@@ -130,7 +130,12 @@ impl Basis {
         })
     }
 
-    fn sides(&self) -> (usize, usize) {
+    /// `||L W||²`.
+    pub(crate) fn output_energy(&self) -> f64 {
+        self.output_energy
+    }
+
+    pub(crate) fn sides(&self) -> (usize, usize) {
         (self.atoms.rows, self.coefficients.rows)
     }
 }
