@@ -263,7 +263,7 @@ mod tests {
         let method = Dsformer { block: 32, atoms: 16, rounds: 2, whiten: false, seed: 0 };
         let dense = 64 * 48 * 2;
         let prepared = method.prepare(problem).unwrap();
-        for removed in [0.3, 0.5, 0.7] {
+        for removed in [0.2, 0.4, 0.55] {
             let cost = ((1.0 - removed) * f64::from(dense)) as u64;
             let limit = Limit { cost, accounting: Accounting::Bytes, values: ValueType::Bf16 };
             let found = prepared.candidate(limit, None).unwrap().unwrap();

@@ -2,6 +2,7 @@
 //! claim against measurement, misses like hits.
 
 mod compress;
+mod dsformer;
 mod estimate;
 mod r_sparse;
 mod rocket;
@@ -48,6 +49,7 @@ impl Reproduce {
         let built_in = match self.slug.as_str() {
             "rocket" => rocket::CONFIG,
             "r-sparse" => r_sparse::CONFIG,
+            "dsformer" => dsformer::CONFIG,
             "sr-ste" => sr_ste::CONFIG,
             "sltrain" => sltrain::CONFIG,
             other if compress::config(other).is_some() => compress::config(other).unwrap_or_default(),
@@ -68,6 +70,7 @@ impl Reproduce {
         let mut record = match self.slug.as_str() {
             "rocket" => rocket::run(&parse(&text)?, context)?,
             "r-sparse" => r_sparse::run(&parse(&text)?, context)?,
+            "dsformer" => dsformer::run(parse(&text)?, context)?,
             "sr-ste" => sr_ste::run(parse(&text)?, context)?,
             "sltrain" => sltrain::run(parse(&text)?, context)?,
             slug if compress::config(slug).is_some() => compress::run(slug, &text, context)?,
