@@ -311,3 +311,48 @@ fn machine_readable_lists_parse() {
     }
     assert!(json(&["doctor", "--json"])["threads"].as_u64().unwrap() >= 1);
 }
+
+#[test]
+fn a_fitted_model_predicts_another_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    // y = 3 a - 2 c + 1, classes by its sign; the columns of the second table stand in another order.
+    let rows: Vec<[f64; 4]> = (0..60)
+        .map(|i| {
+            let v = |k: usize| ((i * (2 * k + 3) * 7919 + k * 101) % 997) as f64 / 498.5 - 1.0;
+            [v(0), v(1), v(2), 3.0 * v(0) - 2.0 * v(2) + 1.0]
+        })
+        .collect();
+    let class = |y: f64| if y > 1.0 { "warm" } else { "cold" };
+    let mut first = "a,b,c,y\n".to_owned();
+    let mut second = "y,c,b,a\n".to_owned();
+    let mut classes = "a,b,c,y\n".to_owned();
+    for [a, b, c, y] in &rows {
+        first += &format!("{a},{b},{c},{y}\n");
+        second += &format!("{y},{c},{b},{a}\n");
+        classes += &format!("{a},{b},{c},{}\n", class(*y));
+    }
+    for (name, text) in [("first.csv", &first), ("second.csv", &second), ("classes.csv", &classes)] {
+        std::fs::write(path(name), text).unwrap();
+    }
+    let at = |name: &str| path(name).to_str().unwrap().to_owned();
+    let fit = |model: &str, table: &str, alpha: &str, out: &str| {
+        json(&["fit", model, &at(table), "--alpha", alpha, "--out", &at(out), "--json"])
+    };
+    let predict = |model: &str, table: &str| json(&["predict", &at(model), &at(table), "--json"]);
+    fit("lasso", "first.csv", "0.001", "lasso.json");
+    let report = predict("lasso.json", "second.csv");
+    assert!(report["score"].as_f64().unwrap() > 0.999);
+    for (row, prediction) in rows.iter().zip(report["predictions"].as_array().unwrap()) {
+        let prediction: f64 = prediction.as_str().unwrap().parse().unwrap();
+        assert!((prediction - row[3]).abs() < 0.05);
+    }
+    fit("logistic", "classes.csv", "0.01", "logistic.json");
+    let report = predict("logistic.json", "classes.csv");
+    let right = rows.iter().zip(report["predictions"].as_array().unwrap());
+    let right = right.filter(|(row, p)| p.as_str() == Some(class(row[3]))).count();
+    assert_eq!(report["score"].as_f64().unwrap(), right as f64 / 60.0);
+    assert!(right >= 54);
+    std::fs::write(path("narrow.csv"), "a,b\n1,2\n").unwrap();
+    assert!(refused(&["predict", &at("lasso.json"), &at("narrow.csv")]).contains("has no column \"c\""));
+}

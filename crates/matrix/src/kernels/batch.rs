@@ -26,7 +26,7 @@ use super::batch_simd::{
 };
 use super::batch_simd::{prefetch, transpose};
 use crate::values::with_values;
-use crate::{Csc, Dense, Element, LinearMap, Matrix, Product, Sum, ValueType, Values};
+use crate::{Buffer, Csc, Dense, Element, LinearMap, Matrix, Product, Sum, ValueType, Values};
 
 /// Batch items that are packed at once: bounds the scratch of large batches.
 const MOST_ITEMS: usize = 1024;
@@ -79,11 +79,16 @@ pub(crate) unsafe trait Rows: Sync {
     fn unpack_wide(&self, row: usize, columns: &mut Vec<u32>, values: &mut Vec<f32>);
 }
 
-/// Floats at a 64-byte boundary. Allocated lazily zeroed, so that threads touch their own part.
+/// Bytes of scratch that are kept for the next product.
+const KEPT: usize = 64 << 20;
+
+/// What is kept: fresh memory costs a page fault for every 4 KiB, which large panels would pay at each product.
+static SPARE: Mutex<Vec<Buffer<f32>>> = Mutex::new(Vec::new());
+
+/// Floats at a 64-byte boundary, handed on to the next product when dropped.
 #[derive(Default)]
 struct Scratch {
-    data: Vec<f32>,
-    start: usize,
+    data: Option<Buffer<f32>>,
     len: usize,
 }
 
@@ -96,19 +101,40 @@ impl Scratch {
 
     /// Makes room for `len` floats; the contents are unspecified.
     fn grow(&mut self, len: usize) {
-        if self.len < len || self.data.is_empty() {
-            self.data = vec![0.0; len + 15];
-            self.start = self.data.as_ptr().align_offset(64).min(15);
-            self.len = len;
+        self.len = len;
+        if self.data.as_ref().is_some_and(|data| data.len() >= len) {
+            return;
+        }
+        self.give_back();
+        let mut spare = SPARE.lock().unwrap_or_else(|e| e.into_inner());
+        let fits = |&i: &usize| spare[i].len() >= len;
+        let best = (0..spare.len()).filter(fits).min_by_key(|&i| spare[i].len());
+        self.data = best.map(|i| spare.swap_remove(i));
+        drop(spare);
+        self.data.get_or_insert_with(|| Buffer::zeros(len.next_multiple_of(1024)));
+    }
+
+    fn give_back(&mut self) {
+        let Some(data) = self.data.take() else { return };
+        let mut spare = SPARE.lock().unwrap_or_else(|e| e.into_inner());
+        let kept: usize = spare.iter().map(|b| b.len()).sum();
+        if 4 * (kept + data.len()) <= KEPT {
+            spare.push(data);
         }
     }
 
     fn slice(&mut self) -> &mut [f32] {
-        &mut self.data[self.start..self.start + self.len]
+        self.data.as_mut().map_or(&mut [], |data| &mut data[..self.len])
     }
 
     fn as_slice(&self) -> &[f32] {
-        &self.data[self.start..self.start + self.len]
+        self.data.as_ref().map_or(&[], |data| &data[..self.len])
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 

@@ -1,9 +1,8 @@
 //! `sparseland fit`: sparse models of tables.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sparseland_core::{Context, Event};
@@ -16,6 +15,9 @@ use sparseland_estimate::path::{Criterion, Path as FitPath, PathEstimator, PathO
 use sparseland_eval::plot::Plot;
 use sparseland_eval::table::{Column, Table};
 use sparseland_optim::design::Dense;
+
+use super::predict::{self, Saved};
+use super::table::{self, Columns};
 
 /// Fits a sparse model to a table.
 #[derive(Args)]
@@ -46,7 +48,7 @@ pub struct Fit {
     /// Share of the absolute values in an elastic net's penalty.
     #[arg(long, default_value_t = 0.5)]
     l1_ratio: f64,
-    /// Write the fitted model here, as JSON.
+    /// Write the fitted model here, as JSON, for `predict`.
     #[arg(long, value_name = "JSON")]
     out: Option<PathBuf>,
     /// Draw the path of coefficients here.
@@ -67,7 +69,7 @@ enum Model {
     Mcp,
     /// Squares and the smoothly clipped absolute deviation.
     Scad,
-    /// Classes 0 and 1.
+    /// Two classes of any name; coefficients speak for the second in the order of their names.
     Logistic,
     /// Counts.
     Poisson,
@@ -96,6 +98,7 @@ struct Data {
     x: Dense<f64>,
     y: Vec<f64>,
     target: String,
+    classes: Option<[String; 2]>,
 }
 
 #[derive(Serialize)]
@@ -162,7 +165,15 @@ impl Fit {
         };
         let fitted = &path.fits[chosen];
         if let Some(file) = &self.out {
-            fitted.save(file)?;
+            let saved = Saved {
+                version: predict::VERSION,
+                model: self.model_name(),
+                target: data.target.clone(),
+                features: data.names.clone(),
+                classes: data.classes.clone(),
+                fitted: fitted.clone(),
+            };
+            sparseland_data::write_atomically(file, &serde_json::to_vec_pretty(&saved)?)?;
         }
         if let Some(file) = &self.plot {
             sparseland_data::write_atomically(file, plot(&path, &data.names).as_bytes())?;
@@ -186,54 +197,28 @@ impl Fit {
     }
 
     fn read(&self) -> Result<Data> {
-        let bytes = read_file(&self.data)?;
-        let place = self.data.display();
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(&bytes[..]);
-        let header: Vec<String> = reader
-            .headers()
-            .with_context(|| format!("{place} has no header"))?
-            .iter()
-            .map(str::to_owned)
-            .collect();
-        let find = |name: &str| {
-            let at = header.iter().position(|h| h == name);
-            at.with_context(|| format!("{place} has no column {name:?}; it has {}", header.join(", ")))
-        };
-        let target = match &self.target {
-            Some(name) => find(name)?,
-            None => header.len().checked_sub(1).with_context(|| format!("{place} is empty"))?,
-        };
-        let dropped = self.drop.iter().map(|name| find(name)).collect::<Result<Vec<_>>>()?;
-        let kept: Vec<usize> = (0..header.len()).filter(|i| *i != target && !dropped.contains(i)).collect();
-        if kept.is_empty() {
-            bail!("{place} has no column to predict from");
-        }
-        let (mut x, mut y) = (Vec::new(), Vec::new());
-        for record in reader.records() {
-            let record = record.with_context(|| format!("{place} cannot be read"))?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let number = |column: usize| -> Result<f64> {
-                let cell = record.get(column).unwrap_or_default();
-                let value = cell.parse::<f64>().ok().filter(|v| v.is_finite());
-                value.with_context(|| {
-                    format!("{place}, line {line}, column {:?}: {cell:?} is no finite number", header[column])
-                })
-            };
-            y.push(number(target)?);
-            for &column in &kept {
-                x.push(number(column)?);
+        let columns = Columns::AllBut { target: self.target.as_deref(), drop: &self.drop };
+        let table = table::read(&self.data, &columns)?;
+        // Numbers 0 and 1 are classes of that name.
+        let (classes, y) = match self.model {
+            Model::Logistic => {
+                let (classes, y) = table.target_classes(&self.data)?;
+                (Some(classes), y)
             }
-        }
-        let x = Dense::from_rows(y.len(), kept.len(), &x)?;
-        let names = kept.into_iter().map(|i| header[i].clone()).collect();
-        Ok(Data { names, x, y, target: header[target].clone() })
+            _ => (None, table.target_numbers(&self.data)?),
+        };
+        Ok(Data { names: table.names, x: table.x, y, target: table.target_name, classes })
+    }
+
+    fn model_name(&self) -> String {
+        self.model.to_possible_value().expect("no model is hidden").get_name().to_owned()
     }
 
     fn report(&self, data: &Data, path: &FitPath, fitted: &Fitted, loss: Option<(f64, f64)>) -> Report {
         let mut coefficients: Vec<(String, f64)> =
             fitted.coef.iter().map(|(j, value)| (data.names[j].clone(), value)).collect();
         coefficients.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
-        let model = self.model.to_possible_value().expect("no model is hidden").get_name().to_owned();
+        let model = self.model_name();
         Report {
             model,
             data: self.data.display().to_string(),
@@ -276,17 +261,6 @@ impl Fit {
         }
         text
     }
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let raw = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if !raw.starts_with(&[0x1f, 0x8b]) {
-        return Ok(raw);
-    }
-    let mut out = Vec::new();
-    let decoded = flate2::read::MultiGzDecoder::new(&raw[..]).read_to_end(&mut out);
-    decoded.with_context(|| format!("{} is no whole gzip file", path.display()))?;
-    Ok(out)
 }
 
 /// Coefficients along the path, the largest dozen.

@@ -10,7 +10,9 @@ pub mod fit;
 pub mod generate;
 pub mod inspect;
 pub mod methods;
+pub mod predict;
 pub mod reproduce;
+pub mod table;
 pub mod train;
 
 use std::io::Write;

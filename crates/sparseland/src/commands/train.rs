@@ -87,8 +87,32 @@ struct Heal {
     /// Largest learning rate.
     #[arg(long, default_value_t = 1e-4)]
     learning_rate: f64,
+    /// What is fine-tuned.
+    #[arg(long, value_enum, default_value = "structured")]
+    train: TrainsName,
     #[command(flatten)]
     output: Output,
+}
+
+/// What healing fine-tunes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum TrainsName {
+    /// The values of structured layers.
+    Structured,
+    /// The linear layers that stayed dense.
+    Dense,
+    /// Everything.
+    All,
+}
+
+impl From<TrainsName> for heal::Trains {
+    fn from(name: TrainsName) -> Self {
+        match name {
+            TrainsName::Structured => Self::Structured,
+            TrainsName::Dense => Self::Dense,
+            TrainsName::All => Self::All,
+        }
+    }
 }
 
 /// What a run was and what came of it.
@@ -177,7 +201,7 @@ impl Heal {
             },
             method: MethodRecipe::Dense,
         };
-        let model = heal::model(&checkpoint)?;
+        let model = heal::model(&checkpoint, self.train.into())?;
         let values = model.config().dtype;
         let mut task = LanguageModel::of_model(model, &checkpoint, &recipe)?;
         language(&recipe, &mut task, "heal", values, self.output, context)
