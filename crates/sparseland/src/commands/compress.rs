@@ -284,7 +284,11 @@ impl Compress {
         ensure!(self.calibration_length > 1, "--calibration-length must be at least 2");
         let method = layer_method::find(&self.method)?;
         let settings = Settings::new(method, &self.set)?;
-        Ok((layer_method::make(method.slug, &settings)?, settings.describe()))
+        let made = layer_method::make(method.slug, &settings)?;
+        if self.plan.is_none() {
+            made.check(&self.budget())?;
+        }
+        Ok((made, settings.describe()))
     }
 
     fn calibration(

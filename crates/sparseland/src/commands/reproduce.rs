@@ -1,6 +1,7 @@
 //! `sparseland reproduce SLUG`: runs a system's acceptance experiment from its committed TOML and prints
 //! claim against measurement, misses like hits.
 
+mod compress;
 mod estimate;
 mod rocket;
 mod sltrain;
@@ -45,6 +46,7 @@ impl Reproduce {
     pub fn run(self, context: &Context) -> Result<()> {
         let built_in = match self.slug.as_str() {
             "rocket" => rocket::CONFIG,
+            other if compress::config(other).is_some() => compress::config(other).unwrap_or_default(),
             "sr-ste" => sr_ste::CONFIG,
             "sltrain" => sltrain::CONFIG,
             other if estimate::config(other).is_some() => estimate::config(other).unwrap_or_default(),
@@ -65,6 +67,7 @@ impl Reproduce {
             "rocket" => rocket::run(&parse(&text)?, context)?,
             "sr-ste" => sr_ste::run(parse(&text)?, context)?,
             "sltrain" => sltrain::run(parse(&text)?, context)?,
+            slug if compress::config(slug).is_some() => compress::run(slug, &text, context)?,
             slug => estimate::run(slug, &text, context)?,
         };
         let machine = Machine::look();

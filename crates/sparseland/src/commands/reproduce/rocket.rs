@@ -25,11 +25,12 @@ pub struct Config {
     model: Vec<Model>,
 }
 
+/// A model, and which text calibrates and measures it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Model {
-    name: String,
-    dir: Option<PathBuf>,
+pub struct Model {
+    pub name: String,
+    pub dir: Option<PathBuf>,
     text: Option<PathBuf>,
     held_out: Option<HeldOut>,
     held_out_fraction: Option<f64>,
@@ -132,10 +133,10 @@ pub fn run(config: &Config, context: &Context) -> Result<Reproduction> {
     })
 }
 
-type Documents = Vec<String>;
+pub type Documents = Vec<String>;
 
 /// Calibration and evaluation documents that do not overlap.
-fn texts(model: &Model, root: &std::path::Path) -> Result<(Documents, Documents)> {
+pub fn texts(model: &Model, root: &std::path::Path) -> Result<(Documents, Documents)> {
     let Some(text) = &model.text else {
         return Ok((bundled::stories(bundled::CALIBRATION), bundled::stories(bundled::EVALUATION)));
     };
