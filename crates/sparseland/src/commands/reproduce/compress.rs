@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Deserialize;
 use sparseland_compress::methods::dsnot;
 use sparseland_core::{Context, Event, Experiment, Reproduction};
+use sparseland_data::Checkpoint;
 
 use super::rocket::{Documents, Model, texts};
 use crate::commands::compress::{AllocationName, Compress};
+use crate::model;
 
 /// The committed experiment of a system, if it is one of these.
 pub fn config(slug: &str) -> Option<&'static str> {
@@ -88,7 +90,7 @@ pub fn run(_slug: &str, text: &str, context: &Context) -> Result<Reproduction> {
 /// All runs of one model at one removed fraction.
 fn ladder(
     config: &Config,
-    model: &Model,
+    trained: &Model,
     remove: f64,
     documents: &(Documents, Documents),
     context: &Context,
@@ -96,12 +98,17 @@ fn ladder(
 ) -> Result<Vec<Experiment>> {
     let mut found: Vec<(&str, f64)> = Vec::new();
     let mut experiments = Vec::new();
+    let dir = trained.dir.as_ref().map(|dir| super::data_dir().join(dir));
+    let quality = |checkpoint: &Checkpoint| {
+        model::quality(checkpoint, &documents.1, "measuring", context).map(|measured| measured.bits_per_byte)
+    };
+    let dense = quality(&model::open(dir.as_deref())?.0)?;
     for (name, method, settings, bar) in RUNS {
         let began = Instant::now();
         let out = std::env::temp_dir().join(format!("sparseland-reproduce-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&out);
         let command = Compress {
-            model: model.dir.as_ref().map(|dir| super::data_dir().join(dir)),
+            model: dir.clone(),
             method: method.to_owned(),
             set: settings.iter().map(|&s| s.to_owned()).collect(),
             allocation: AllocationName::Uniform,
@@ -110,16 +117,14 @@ fn ladder(
             calibration_length: config.calibration_length,
             out: out.clone(),
             documents: Some(documents.clone()),
-            quality_only: true,
+            no_eval: true,
             no_uniform: true,
             json: true,
             ..Compress::default()
         };
-        let result = command.compress(context);
+        let result = command.compress(context).and_then(|_| quality(&Checkpoint::open(&out)?));
         let _ = std::fs::remove_dir_all(&out);
-        let result = result?;
-        let bits = |bits: Option<f64>| bits.context("the model was not measured");
-        let (dense, after) = (bits(result.bits_per_byte_before)?, bits(result.bits_per_byte_after)?);
+        let after = result?;
         let of = |name: &str| found.iter().find(|f| f.0 == name).map_or(f64::NAN, |f| f.1);
         let (claimed, baseline, passed) = match bar {
             Bar::Shown => ("above the dense model".to_owned(), dense, after > dense),
@@ -131,7 +136,7 @@ fn ladder(
         };
         let experiment = Experiment {
             name: format!("{name}, {:.0} % removed", 100.0 * remove),
-            data: model.name.clone(),
+            data: trained.name.clone(),
             metric: "bits per byte, lower is better".into(),
             claimed,
             measured: after,
