@@ -35,6 +35,28 @@ pub enum CompressError {
     /// An allocation whose scores the method or the run does not provide.
     #[error("this method has no scores for --allocation {0}; choose knapsack, uniform or tail-energy")]
     NoScore(&'static str),
+    /// A pattern that does not exist.
+    #[error("{0} is not a pattern; give unstructured or N:M with 1 <= N < M <= 256, such as 2:4")]
+    Pattern(String),
+    /// A budget that contradicts a fixed pattern.
+    #[error(
+        "--remove {asked} contradicts the pattern {pattern}, which removes {removes} of every layer; give \
+         --remove {removes}"
+    )]
+    PatternBudget {
+        /// The pattern.
+        pattern: String,
+        /// Fraction asked for.
+        asked: f64,
+        /// Fraction that the pattern removes.
+        removes: f64,
+    },
+    /// A layer that calibration never reached.
+    #[error("no calibration token reaches this layer; give a longer text with --calibration FILE")]
+    Unreached,
+    /// A mask that cannot be refined.
+    #[error("the mask cannot be refined: {0}")]
+    Mask(String),
     /// The calibration text is too short.
     #[error(
         "the calibration text has {tokens} tokens; at least {needed} are needed: give a longer text or \

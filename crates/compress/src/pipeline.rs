@@ -129,8 +129,12 @@ impl<'a> Job<'a> {
     /// Starts (or resumes) the job in the output directory.
     ///
     /// # Errors
-    /// If the directory cannot be written or holds the unfinished work of another job.
+    /// If the directory cannot be written or holds the unfinished work of another job; if the method cannot
+    /// meet such a budget.
     pub fn start(self, out: &Path, replay: Option<&Plan>) -> Result<Run<'a>, CompressError> {
+        if replay.is_none() {
+            self.method.check(&self.budget)?;
+        }
         if let Some(plan) = replay {
             check_replay(&self, plan)?;
         }

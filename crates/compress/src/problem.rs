@@ -11,6 +11,7 @@ use sparseland_linalg::{Mat, Whitener};
 use sparseland_matrix::{Bitmask, Csr, Dense, Layout, LinearMap, Matrix, Product, ValueType};
 
 use crate::CompressError;
+use crate::allocation::Budget;
 use crate::statistics::InputStatistics;
 
 /// What a budget counts.
@@ -283,6 +284,14 @@ pub trait LayerMethod: Send + Sync {
 
     /// What must be known of the inputs.
     fn needs(&self) -> Needs;
+
+    /// Whether a budget can be met: a fixed pattern removes one fraction and no other.
+    ///
+    /// # Errors
+    /// [`CompressError::PatternBudget`] with the right fraction.
+    fn check(&self, _budget: &Budget) -> Result<(), CompressError> {
+        Ok(())
+    }
 
     /// Does the work that all sizes of a layer share.
     ///

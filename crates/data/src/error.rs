@@ -396,6 +396,16 @@ pub enum DataError {
         /// Why it is refused and what to give.
         reason: String,
     },
+    /// Tensors of a sparse layer that contradict each other.
+    #[error("{}: tensor {} {what}; the file is damaged, write it again", path.display(), Shown(tensor))]
+    SparseLayer {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        what: String,
+    },
     /// A model that is not on this machine.
     #[error("model {} is not on this machine (looked {looked}); {help}", Shown(name))]
     ModelNotFound {

@@ -15,6 +15,7 @@
 
 mod atomic;
 mod checkpoint;
+pub mod compressed_tensors;
 #[cfg(feature = "hub")]
 mod download;
 mod dtype;

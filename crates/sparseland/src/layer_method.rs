@@ -9,7 +9,12 @@ use sparseland_compress::dictionary::{Pursuit, Update};
 use sparseland_compress::methods::asvd::Asvd;
 use sparseland_compress::methods::cospadi::{Cospadi, Init};
 use sparseland_compress::methods::dsformer::Dsformer;
+use sparseland_compress::methods::dsnot::{self, Dsnot, Start};
 use sparseland_compress::methods::fwsvd::{Axis, Fisher, Fwsvd};
+use sparseland_compress::methods::magnitude::Magnitude;
+use sparseland_compress::methods::mask::Selection;
+use sparseland_compress::methods::sparsegpt::SparseGpt;
+use sparseland_compress::methods::wanda::Wanda;
 use sparseland_compress::methods::welore::{Normalise, Welore};
 use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm::SvdLlm};
 use sparseland_compress::pipeline::work_folder;
@@ -164,8 +169,43 @@ pub fn make(slug: &str, settings: &Settings, around: &Around<'_>) -> Result<Box<
             refine_steps: settings.get("refine-steps")?,
             ..Rocket::default()
         }),
+        "magnitude" => Box::new(Magnitude { selection: selection(settings)? }),
+        "wanda" => Box::new(Wanda { selection: selection(settings)? }),
+        "sparsegpt" => Box::new(sparsegpt(settings)?),
+        "dsnot" => Box::new(Dsnot {
+            start: match settings.get::<String>("start")?.as_str() {
+                "magnitude" => Start::Magnitude(Magnitude { selection: selection(settings)? }),
+                "sparsegpt" => Start::SparseGpt(sparsegpt(settings)?),
+                _ => Start::Wanda(Wanda { selection: selection(settings)? }),
+            },
+            config: dsnot::Config {
+                max_cycles: settings.get("max-cycles")?,
+                cycle_share: settings.get("cycle-share")?,
+                threshold: settings.get("threshold")?,
+                var_power: settings.get("var-power")?,
+                sign_stop: settings.get("sign-stop")?,
+                guard: match settings.get::<String>("guard")?.as_str() {
+                    "off" => None,
+                    share => Some(share.parse().context("parameter guard is not understood")?),
+                },
+            },
+            unit: settings.get("unit")?,
+            skip: settings.get("skip")?,
+        }),
         "svd" => Box::new(PlainSvd),
         "svd-llm" => Box::new(SvdLlm),
         other => bail!("{other} cannot be used with this command"),
+    })
+}
+
+fn selection(settings: &Settings) -> Result<Selection> {
+    Ok(Selection { pattern: settings.get("pattern")?, scope: settings.get("scope")? })
+}
+
+fn sparsegpt(settings: &Settings) -> Result<SparseGpt> {
+    Ok(SparseGpt {
+        selection: selection(settings)?,
+        block: settings.get("block")?,
+        dampening: settings.get("dampening")?,
     })
 }

@@ -5,6 +5,7 @@
 
 mod bundled;
 mod commands;
+mod interchange;
 mod layer_method;
 mod machine;
 mod model;
@@ -62,6 +63,7 @@ enum Command {
     Eval(commands::eval::Eval),
     Generate(commands::generate::Generate),
     Inspect(commands::inspect::Inspect),
+    Import(commands::import::Import),
     Train(commands::train::Train),
     Fit(Box<commands::fit::Fit>),
     Predict(commands::predict::Predict),
@@ -104,6 +106,7 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
         Command::Eval(command) => command.run(&context),
         Command::Generate(command) => command.run(&context),
         Command::Inspect(command) => command.run(),
+        Command::Import(command) => command.run(&context),
         Command::Train(command) => command.run(&context),
         Command::Fit(command) => command.run(&context),
         Command::Predict(command) => command.run(),

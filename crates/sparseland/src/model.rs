@@ -11,7 +11,7 @@ use sparseland_matrix::{Dense, LinearMap, Matrix, ValueType};
 use sparseland_nn::structure::{Structure, read_matrix};
 use sparseland_nn::{Convention, Decoder, KvCache, ModelConfig, Tokenizer, score};
 
-use crate::bundled;
+use crate::{bundled, interchange};
 
 /// Tokens fed before, and generated during, each timed decode.
 const DECODE: (usize, usize) = (32, 64);
@@ -29,7 +29,9 @@ pub fn open(model: Option<&Path>) -> Result<(Checkpoint, String)> {
         Some(path) => {
             let name = path.display().to_string();
             let dir = sparseland_data::resolve_model(&name, hub_cache().as_deref())?;
-            Ok((Checkpoint::open(dir)?, name))
+            let checkpoint = Checkpoint::open(dir)?;
+            interchange::check_input(&checkpoint)?;
+            Ok((checkpoint, name))
         }
     }
 }

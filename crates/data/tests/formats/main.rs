@@ -1,6 +1,7 @@
 //! Tests of the file formats through the public interface.
 
 mod checkpoints;
+mod compressed_tensors;
 mod hostile;
 mod models;
 mod real_data;

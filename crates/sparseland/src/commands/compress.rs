@@ -23,7 +23,7 @@ pub use report::Report;
 
 use crate::layer_method::{self, Around, Settings};
 use crate::model::{self, Measured};
-use crate::{bundled, machine};
+use crate::{bundled, interchange, machine};
 
 /// Compresses a model without retraining and measures the result.
 #[derive(Args, Clone)]
@@ -63,7 +63,7 @@ pub struct Compress {
     /// Where the new checkpoint goes.
     #[arg(long, default_value = "sparseland-out", value_name = "DIR")]
     pub out: PathBuf,
-    /// Write a checkpoint with ordinary dense weights, which any Hugging Face loader opens.
+    /// Also write the checkpoint in a form that other programs read.
     #[arg(long, value_enum)]
     pub export: Option<ExportName>,
     /// Replay the layer choices of a plan file (sparseland_plan.json of an earlier run).
@@ -181,8 +181,10 @@ names!(
 /// Export forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportName {
-    /// Dense weights.
+    /// Dense weights, in OUT/dense.
     Dense,
+    /// A compressed-tensors checkpoint (masks only), in OUT/compressed-tensors.
+    CompressedTensors,
 }
 
 impl Compress {
@@ -219,6 +221,9 @@ impl Compress {
         let calibration = self.calibration(&tokenizer, &config, context)?;
         let around = Around { checkpoint: &checkpoint, calibration: &calibration, out: &self.out, context };
         let method = layer_method::make(found.slug, &settings, &around)?;
+        if self.plan.is_none() {
+            method.check(&self.budget())?;
+        }
         let text = self.evaluation_text()?;
         let replay = self.replay()?;
         if !self.json {
@@ -261,8 +266,12 @@ impl Compress {
             None => None,
         };
         run.finish()?;
-        if self.export == Some(ExportName::Dense) {
-            model::export_dense(&self.out, &self.out.join("dense"), context)?;
+        match self.export {
+            Some(ExportName::Dense) => model::export_dense(&self.out, &self.out.join("dense"), context)?,
+            Some(ExportName::CompressedTensors) => {
+                interchange::export(&self.out, &self.out.join("compressed-tensors"), context)?;
+            }
+            None => {}
         }
         Ok(Report::new(self, &name, &plan, &compressed, (before, after, uniform), &checkpoint, &result)
             .timed(
@@ -429,7 +438,7 @@ impl Compress {
 }
 
 /// Refuses an output directory that is a file or the input itself.
-fn check_output(model: Option<&Path>, out: &Path) -> Result<()> {
+pub fn check_output(model: Option<&Path>, out: &Path) -> Result<()> {
     if out.exists() && !out.is_dir() {
         bail!("{} is a file; --out needs a directory", out.display());
     }

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod eval;
 pub mod fit;
 pub mod generate;
+pub mod import;
 pub mod inspect;
 pub mod methods;
 pub mod predict;

@@ -3,6 +3,7 @@
 
 mod compress;
 mod dsformer;
+mod dsnot;
 mod estimate;
 mod r_sparse;
 mod rocket;
@@ -50,6 +51,7 @@ impl Reproduce {
             "rocket" => rocket::CONFIG,
             "r-sparse" => r_sparse::CONFIG,
             "dsformer" => dsformer::CONFIG,
+            "dsnot" => dsnot::CONFIG,
             "sr-ste" => sr_ste::CONFIG,
             "sltrain" => sltrain::CONFIG,
             other if compress::config(other).is_some() => compress::config(other).unwrap_or_default(),
@@ -71,6 +73,7 @@ impl Reproduce {
             "rocket" => rocket::run(&parse(&text)?, context)?,
             "r-sparse" => r_sparse::run(&parse(&text)?, context)?,
             "dsformer" => dsformer::run(parse(&text)?, context)?,
+            "dsnot" => dsnot::run(parse(&text)?, context)?,
             "sr-ste" => sr_ste::run(parse(&text)?, context)?,
             "sltrain" => sltrain::run(parse(&text)?, context)?,
             slug if compress::config(slug).is_some() => compress::run(slug, &text, context)?,

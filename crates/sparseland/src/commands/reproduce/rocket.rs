@@ -25,6 +25,7 @@ pub struct Config {
     model: Vec<Model>,
 }
 
+/// A model, and which text calibrates and measures it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Model {
