@@ -59,10 +59,13 @@ impl Group {
         if self.energy > 0.0 { (1.0 - self.captured / self.energy).max(0.0) } else { 0.0 }
     }
 
-    /// The energy of a block's part outside the tracked directions.
+    /// The energy of a block's part outside the tracked directions, for sorting: a difference of energies, 0 where it
+    /// drowns in rounding.
     pub(super) fn outside(&self, rows: &Mat<f64>) -> Result<f64, CompressError> {
-        let (_, rest) = self.project(rows)?;
-        Ok(dot(&rest.data, &rest.data))
+        let inside = matmul_transposed_right(rows, &self.basis)?;
+        let whole = dot(&rows.data, &rows.data);
+        let rest = whole - dot(&inside.data, &inside.data);
+        Ok(if rest > NEGLIGIBLE * whole { rest } else { 0.0 })
     }
 
     /// The group with one more block (as its transpose).

@@ -20,9 +20,18 @@ use crate::problem::{
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PlainSvd;
 
-struct Prepared {
-    svd: Svd<f64>,
+/// A layer ready to be cut to any rank.
+pub(crate) struct Prepared {
+    /// Of the weight.
+    pub(crate) svd: Svd<f64>,
     problem: LayerProblem,
+}
+
+impl Prepared {
+    pub(crate) fn new(problem: LayerProblem) -> Result<Self, CompressError> {
+        let svd = svd(&problem.weight)?;
+        Ok(Self { svd, problem })
+    }
 }
 
 impl LayerMethod for PlainSvd {
@@ -35,8 +44,7 @@ impl LayerMethod for PlainSvd {
     }
 
     fn prepare<'a>(&'a self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer + 'a>, CompressError> {
-        let svd = svd(&problem.weight)?;
-        Ok(Box::new(Prepared { svd, problem }))
+        Ok(Box::new(Prepared::new(problem)?))
     }
 }
 

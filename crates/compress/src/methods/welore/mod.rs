@@ -34,7 +34,7 @@ use sparseland_nn::structure::Structure;
 
 pub use spectra::{Class, Normalise, Spectra, Spectrum, SplitLayer, Target, Threshold};
 
-use super::svd::PlainSvd;
+use super::svd;
 use crate::CompressError;
 use crate::problem::{Candidate, FactorShape, LayerMethod, LayerProblem, Limit, Needs, PreparedLayer};
 
@@ -59,7 +59,7 @@ impl Default for Welore {
 
 struct Prepared<'a> {
     welore: &'a Welore,
-    plain: Box<dyn PreparedLayer + 'a>,
+    plain: svd::Prepared,
     scores: Vec<f64>,
     sides: (usize, usize),
 }
@@ -75,8 +75,9 @@ impl LayerMethod for Welore {
 
     fn prepare<'a>(&'a self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer + 'a>, CompressError> {
         let sides = problem.sides();
-        let scores = self.normalise.scores(&sparseland_linalg::svd_values(&problem.weight)?);
-        Ok(Box::new(Prepared { welore: self, plain: PlainSvd.prepare(problem)?, scores, sides }))
+        let plain = svd::Prepared::new(problem)?;
+        let scores = self.normalise.scores(&plain.svd.s);
+        Ok(Box::new(Prepared { welore: self, plain, scores, sides }))
     }
 }
 
