@@ -4,6 +4,7 @@ pub mod bcd;
 pub mod colide;
 pub mod cv;
 pub mod estimators;
+pub mod high_dimensional;
 pub mod kron_sbl;
 pub mod ldp_regression;
 pub mod path;

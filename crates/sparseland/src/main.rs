@@ -26,7 +26,8 @@ Examples:
   sparseland inspect small/
   sparseland train heal small/ --text my.txt --out healed/
   sparseland train lm recipe.toml --out model/
-  sparseland fit lasso table.csv --target y --cv 5";
+  sparseland fit lasso table.csv --target y --cv 5
+  sparseland screen wide.npy --target 0 --top 50";
 
 /// Sparse and low-rank structure in machine learning, for real: in the file, in memory and in the
 /// products.
@@ -61,6 +62,7 @@ enum Command {
     Inspect(commands::inspect::Inspect),
     Train(commands::train::Train),
     Fit(Box<commands::fit::Fit>),
+    Screen(commands::screen::Screen),
     Bench(commands::bench::Bench),
     Methods(commands::methods::Methods),
     Reproduce(commands::reproduce::Reproduce),
@@ -101,6 +103,7 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
         Command::Inspect(command) => command.run(),
         Command::Train(command) => command.run(&context),
         Command::Fit(command) => command.run(&context),
+        Command::Screen(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
         Command::Methods(command) => command.run(),
         Command::Reproduce(command) => command.run(&context),

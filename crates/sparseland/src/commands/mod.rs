@@ -10,6 +10,7 @@ pub mod generate;
 pub mod inspect;
 pub mod methods;
 pub mod reproduce;
+pub mod screen;
 pub mod train;
 
 use std::io::Write;
