@@ -8,4 +8,5 @@ pub mod high_dimensional;
 pub mod kron_sbl;
 pub mod ldp_regression;
 pub mod path;
+pub mod stacking;
 pub mod subset;

@@ -294,6 +294,40 @@ pub const METHODS: &[Method] = &[
         },
         parameters: &[],
     },
+    Method {
+        slug: "high-dimensional",
+        family: "estimate",
+        title: "Contributions to Robust and Efficient Methods for Analysis of High Dimensional Data",
+        year: 2025,
+        arxiv: Some("2410.10082"),
+        status: Status::Ready,
+        card: MethodCard {
+            when: When::Fit,
+            pattern: Pattern::Coefficients,
+            allocations: &[],
+            needs: &[Need::Data],
+            kernels: &[],
+            not_for: "features that matter only together, which have no information one by one",
+        },
+        parameters: &[],
+    },
+    Method {
+        slug: "stacking",
+        family: "estimate",
+        title: "Regularized Meta-Learning for Improved Generalization",
+        year: 2026,
+        arxiv: Some("2602.12469"),
+        status: Status::Ready,
+        card: MethodCard {
+            when: When::Fit,
+            pattern: Pattern::Coefficients,
+            allocations: &[],
+            needs: &[Need::Data],
+            kernels: &[],
+            not_for: "a handful of good models, whose mean is as good",
+        },
+        parameters: &[],
+    },
 ];
 
 /// The method of a slug.

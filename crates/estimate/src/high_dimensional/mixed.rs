@@ -327,6 +327,23 @@ impl QGaussianMixed {
     }
 }
 
+/// Hands the smooth part of beta's problem at fixed scatter, and a bound of its curvature, to `work`: for comparing
+/// solvers on it.
+pub(super) fn with_scatter<T>(
+    model: &QGaussianMixed,
+    data: &Grouped<'_>,
+    d: Mat<f64>,
+    s2: f64,
+    work: impl FnOnce(&mut dyn FnMut(&[f64], &mut [f64]) -> f64, f64) -> T,
+) -> Result<T, HighDimensionalError> {
+    let clusters = model.check(data)?;
+    let beta = vec![0.0; data.x.cols];
+    let mut state = State { data, clusters: &clusters, tail: model.tail, beta, d, s2, posteriors: vec![] };
+    state.refresh();
+    let curvature = state.curvature();
+    Ok(work(&mut |b, g| state.value(b, Some(g)), curvature))
+}
+
 /// Degrees of freedom of a cluster of `n` rows.
 fn nu_of(tail: Tail, n: usize) -> f64 {
     match tail {

@@ -9,6 +9,7 @@
 
 pub mod accelerated;
 mod error;
+pub mod experiment;
 pub mod mixed;
 pub mod prox_cg;
 pub mod screen;

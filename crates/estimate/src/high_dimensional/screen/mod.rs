@@ -58,7 +58,9 @@ const BLOCK_BYTES: usize = 16 << 20;
 pub enum Measure {
     /// Mutual information by kernel densities of normal scores.
     Kde {
-        /// Factor of the bandwidth `n^(-1/6)` (`n^(-1/5)` with classes); 1 is Silverman's and Scott's rule.
+        /// Factor of Silverman's bandwidth (which is Scott's in two dimensions): `n^(-1/6)`, with classes
+        /// `(3n/4)^(-1/5)` of the spread inside them. 1 is right for the amount of information; wider kernels have less
+        /// noise and rank better.
         bandwidth: f64,
     },
     /// Mutual information by the paper's kernel density.
@@ -79,8 +81,9 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// [`Measure::Kde`] with its default bandwidth.
-    pub const KDE: Self = Self::Kde { bandwidth: 1.0 };
+    /// [`Measure::Kde`] with twice Silverman's bandwidth: of the factors from 1 to 3 the best for ranking linear and
+    /// squared effects on continuous and binary outcomes alike, at `n = 1000`.
+    pub const KDE: Self = Self::Kde { bandwidth: 2.0 };
     /// [`Measure::Binning`] with correction.
     pub const BINNING: Self = Self::Binning { corrected: true };
     /// [`Measure::FftKde`] with the paper's grid and documented bandwidth.

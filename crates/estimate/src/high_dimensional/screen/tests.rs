@@ -29,8 +29,10 @@ fn information_of_gaussians_is_the_closed_form() {
     for rho in [0.0, 0.3, 0.6, 0.9, 0.99, -0.6] {
         let (x, y) = pairs(5000, rho, 3);
         let exact = gaussian_information(rho);
-        let found = screen(Measure::KDE).score(&x, &y).unwrap();
-        assert!((found - exact).abs() <= 0.05, "{rho}: {found} against {exact}");
+        for bandwidth in [1.0, 2.0] {
+            let found = screen(Measure::Kde { bandwidth }).score(&x, &y).unwrap();
+            assert!((found - exact).abs() <= 0.05, "{rho}: {found} against {exact}");
+        }
     }
     assert!((linfoot(gaussian_information(0.6)) - 0.6).abs() < 1e-12);
 }
@@ -52,7 +54,8 @@ fn scores_are_symmetric_non_negative_and_do_not_change_under_affine_maps() {
     }
     // The relation has no linear part, and that is what tells the measures apart.
     assert!(screen(Measure::Pearson).score(&x, &y).unwrap() < 0.15);
-    assert!(screen(Measure::KDE).score(&x, &y).unwrap() > 0.25);
+    let sharp = screen(Measure::Kde { bandwidth: 1.0 });
+    assert!(sharp.score(&x, &y).unwrap() > 0.25);
     // Any monotone map, with outliers.
     let monotone: Vec<f64> = y.iter().map(|v| (5.0 * v).exp()).collect();
     let (one, other) =
@@ -86,7 +89,8 @@ fn classes_and_levels_have_their_information() {
     let y: Vec<f64> = (0..n).map(|i| f64::from(i % 2)).collect();
     let x: Vec<f64> = pairs(n as usize, 0.0, 1).0.iter().zip(&y).map(|(e, y)| 0.5 * e + 20.0 * y).collect();
     let levels: Vec<f64> = (0..n).map(|i| f64::from(i % 3)).collect();
-    for measure in [Measure::KDE, Measure::FFT_KDE, Measure::BINNING] {
+    let sharp = Measure::Kde { bandwidth: 1.0 };
+    for measure in [sharp, Measure::FFT_KDE, Measure::BINNING] {
         let s = screen(measure);
         let log = |k: f64| k.ln();
         let split = s.score(&x, &y).unwrap();
@@ -98,7 +102,7 @@ fn classes_and_levels_have_their_information() {
     // Equal means, different spread: no correlation, but information.
     let spread: Vec<f64> =
         pairs(n as usize, 0.0, 2).0.iter().zip(&y).map(|(e, y)| e * (0.3 + 2.0 * y)).collect();
-    assert!(screen(Measure::KDE).score(&spread, &y).unwrap() > 0.2);
+    assert!(screen(sharp).score(&spread, &y).unwrap() > 0.2);
     assert!(screen(Measure::Pearson).score(&spread, &y).unwrap() < 0.15);
 }
 
