@@ -8,5 +8,6 @@ pub mod high_dimensional;
 pub mod kron_sbl;
 pub mod ldp_regression;
 pub mod path;
+pub mod random_supports;
 pub mod stacking;
 pub mod subset;

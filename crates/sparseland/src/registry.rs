@@ -312,6 +312,23 @@ pub const METHODS: &[Method] = &[
         parameters: &[],
     },
     Method {
+        slug: "random-supports",
+        family: "estimate",
+        title: "Sparse Linear Regression is Easy on Random Supports",
+        year: 2025,
+        arxiv: Some("2511.06211"),
+        status: Status::Ready,
+        card: MethodCard {
+            when: When::Fit,
+            pattern: Pattern::Coefficients,
+            allocations: &[],
+            needs: &[Need::Data],
+            kernels: &[],
+            not_for: "well-conditioned designs, where the lasso is as good and fifteen times cheaper",
+        },
+        parameters: &[],
+    },
+    Method {
         slug: "stacking",
         family: "estimate",
         title: "Regularized Meta-Learning for Improved Generalization",

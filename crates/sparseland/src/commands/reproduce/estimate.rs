@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use sparseland_core::{Context, Event, Experiment, Reproduction};
-use sparseland_estimate::{bcd, colide, high_dimensional, kron_sbl, ldp_regression, stacking};
+use sparseland_estimate::{
+    bcd, colide, high_dimensional, kron_sbl, ldp_regression, random_supports, stacking,
+};
 
 /// The committed experiment of a system, if it is one of these.
 pub fn config(slug: &str) -> Option<&'static str> {
@@ -14,6 +16,7 @@ pub fn config(slug: &str) -> Option<&'static str> {
         "kron-sbl" => include_str!("../../../../../experiments/kron-sbl.toml"),
         "ldp-regression" => include_str!("../../../../../experiments/ldp-regression.toml"),
         "high-dimensional" => include_str!("../../../../../experiments/high-dimensional.toml"),
+        "random-supports" => include_str!("../../../../../experiments/random-supports.toml"),
         "stacking" => include_str!("../../../../../experiments/stacking.toml"),
         "bcd" => include_str!("../../../../../experiments/bcd.toml"),
         _ => return None,
@@ -54,6 +57,16 @@ pub fn run(slug: &str, text: &str, context: &Context) -> Result<Reproduction> {
         "high-dimensional" => {
             let config: high_dimensional::experiment::Config = super::parse(text)?;
             let found = high_dimensional::experiment::run(&config, context, &mut report)?;
+            (config.slug, config.paper_claim, found)
+        }
+        "random-supports" => {
+            let config: random_supports::experiment::Config = super::parse(text)?;
+            let mnist = data.join("mnist/train-images-idx3-ubyte.gz");
+            let mnist = mnist.is_file().then_some(mnist.as_path());
+            if mnist.is_none() {
+                notes.push("the digits were left out: set SPARSELAND_DATA".to_owned());
+            }
+            let found = random_supports::experiment::run(&config, mnist, context, &mut report)?;
             (config.slug, config.paper_claim, found)
         }
         "stacking" => {
