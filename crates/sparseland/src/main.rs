@@ -29,7 +29,8 @@ Examples:
   sparseland inspect small/
   sparseland train heal small/ --text my.txt --out healed/
   sparseland train lm recipe.toml --out model/
-  sparseland fit lasso table.csv --target y --cv 5";
+  sparseland fit lasso table.csv --target y --cv 5
+  sparseland screen wide.npy --target 0 --top 50";
 
 /// Sparse and low-rank structure in machine learning, for real: in the file, in memory and in the
 /// products.
@@ -67,6 +68,7 @@ enum Command {
     Train(commands::train::Train),
     Fit(Box<commands::fit::Fit>),
     Predict(commands::predict::Predict),
+    Screen(commands::screen::Screen),
     Bench(commands::bench::Bench),
     Methods(commands::methods::Methods),
     Reproduce(commands::reproduce::Reproduce),
@@ -110,6 +112,7 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
         Command::Train(command) => command.run(&context),
         Command::Fit(command) => command.run(&context),
         Command::Predict(command) => command.run(),
+        Command::Screen(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
         Command::Methods(command) => command.run(),
         Command::Reproduce(command) => command.run(&context),

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod methods;
 pub mod predict;
 pub mod reproduce;
+pub mod screen;
 pub mod table;
 pub mod train;
 

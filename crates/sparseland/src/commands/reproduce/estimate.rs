@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use sparseland_core::{Context, Event, Experiment, Reproduction};
-use sparseland_estimate::{bcd, colide, kron_sbl, ldp_regression};
+use sparseland_estimate::{
+    bcd, colide, high_dimensional, kron_sbl, ldp_regression, random_supports, stacking,
+};
 
 /// The committed experiment of a system, if it is one of these.
 pub fn config(slug: &str) -> Option<&'static str> {
@@ -13,6 +15,9 @@ pub fn config(slug: &str) -> Option<&'static str> {
         "colide" => include_str!("../../../../../experiments/colide.toml"),
         "kron-sbl" => include_str!("../../../../../experiments/kron-sbl.toml"),
         "ldp-regression" => include_str!("../../../../../experiments/ldp-regression.toml"),
+        "high-dimensional" => include_str!("../../../../../experiments/high-dimensional.toml"),
+        "random-supports" => include_str!("../../../../../experiments/random-supports.toml"),
+        "stacking" => include_str!("../../../../../experiments/stacking.toml"),
         "bcd" => include_str!("../../../../../experiments/bcd.toml"),
         _ => return None,
     })
@@ -47,6 +52,30 @@ pub fn run(slug: &str, text: &str, context: &Context) -> Result<Reproduction> {
         "ldp-regression" => {
             let config: ldp_regression::experiment::Config = super::parse(text)?;
             let found = ldp_regression::experiment::run(&config, context, &mut report)?;
+            (config.slug, config.paper_claim, found)
+        }
+        "high-dimensional" => {
+            let config: high_dimensional::experiment::Config = super::parse(text)?;
+            let found = high_dimensional::experiment::run(&config, context, &mut report)?;
+            (config.slug, config.paper_claim, found)
+        }
+        "random-supports" => {
+            let config: random_supports::experiment::Config = super::parse(text)?;
+            let mnist = data.join("mnist/train-images-idx3-ubyte.gz");
+            let mnist = mnist.is_file().then_some(mnist.as_path());
+            if mnist.is_none() {
+                notes.push("the digits were left out: set SPARSELAND_DATA".to_owned());
+            }
+            let found = random_supports::experiment::run(&config, mnist, context, &mut report)?;
+            (config.slug, config.paper_claim, found)
+        }
+        "stacking" => {
+            let config: stacking::experiment::Config = super::parse(text)?;
+            let folder = data.is_dir().then_some(data.as_path());
+            if folder.is_none() {
+                notes.push("the real data were left out: set SPARSELAND_DATA".to_owned());
+            }
+            let found = stacking::experiment::run(&config, folder, context, &mut report)?;
             (config.slug, config.paper_claim, found)
         }
         _ => {
