@@ -1,5 +1,6 @@
 //! Sparse estimation: models with few non-zero coefficients, and the graphs, channels and experiments built on them.
 
+pub mod a_mtrl;
 pub mod bcd;
 pub mod colide;
 pub mod cv;

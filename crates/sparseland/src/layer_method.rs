@@ -96,6 +96,11 @@ pub fn find(slug: &str) -> Result<&'static Method> {
     }
 }
 
+/// Whether `compress` can use a compression method: all but the clustering of layers.
+pub fn is_usable(slug: &str) -> bool {
+    slug != "concat-svd"
+}
+
 /// What a method may look at besides its parameters.
 pub struct Around<'a> {
     /// The model to compress.

@@ -159,7 +159,8 @@ impl Compare {
     fn entries(&self) -> Result<Vec<Entry>> {
         let all = self.methods.iter().any(|m| m == "all");
         let names: Vec<String> = if all {
-            let known = registry::methods().filter(|m| m.family == "compress");
+            let known =
+                registry::methods().filter(|m| m.family == "compress" && layer_method::is_usable(m.slug));
 
             let extra = self.methods.iter().filter(|m| *m != "all").cloned();
             known.map(|m| m.slug.to_owned()).chain(extra).collect()

@@ -123,4 +123,21 @@ pub const METHODS: &[Method] = &[
         },
         parameters: &[],
     },
+    Method {
+        slug: "a-mtrl",
+        family: "estimate",
+        title: "Improved Active Multi-Task Representation Learning via Lasso",
+        year: 2023,
+        arxiv: Some("2306.02556"),
+        status: Status::Ready,
+        card: MethodCard {
+            when: When::Fit,
+            pattern: Pattern::Coefficients,
+            allocations: &[],
+            needs: &[Need::Data],
+            kernels: &[],
+            not_for: "targets with enough samples of their own, or tasks that are all alike",
+        },
+        parameters: &[],
+    },
 ];

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use sparseland_core::{Context, Event, Experiment, Reproduction};
 use sparseland_estimate::{
-    bcd, colide, high_dimensional, kron_sbl, ldp_regression, random_supports, stacking,
+    a_mtrl, bcd, colide, high_dimensional, kron_sbl, ldp_regression, random_supports, stacking,
 };
 
 /// The committed experiment of a system, if it is one of these.
@@ -17,6 +17,7 @@ pub fn config(slug: &str) -> Option<&'static str> {
         "ldp-regression" => include_str!("../../../../../experiments/ldp-regression.toml"),
         "high-dimensional" => include_str!("../../../../../experiments/high-dimensional.toml"),
         "random-supports" => include_str!("../../../../../experiments/random-supports.toml"),
+        "a-mtrl" => include_str!("../../../../../experiments/a-mtrl.toml"),
         "stacking" => include_str!("../../../../../experiments/stacking.toml"),
         "bcd" => include_str!("../../../../../experiments/bcd.toml"),
         _ => return None,
@@ -67,6 +68,16 @@ pub fn run(slug: &str, text: &str, context: &Context) -> Result<Reproduction> {
                 notes.push("the digits were left out: set SPARSELAND_DATA".to_owned());
             }
             let found = random_supports::experiment::run(&config, mnist, context, &mut report)?;
+            (config.slug, config.paper_claim, found)
+        }
+        "a-mtrl" => {
+            let config: a_mtrl::experiment::Config = super::parse(text)?;
+            let digits = data.join("optdigits/train.csv.gz");
+            let digits = digits.is_file().then_some(digits.as_path());
+            if digits.is_none() {
+                notes.push("the digits were left out: set SPARSELAND_DATA".to_owned());
+            }
+            let found = a_mtrl::experiment::run(&config, digits, context, &mut report)?;
             (config.slug, config.paper_claim, found)
         }
         "stacking" => {
