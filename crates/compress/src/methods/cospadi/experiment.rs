@@ -266,15 +266,15 @@ fn ladder(
                 passed: whitened < plain,
                 seeds: &[context.seed()],
             });
-            let found = bits(&ours)?;
+            let learned = bits(&ours)?;
             record.add(Row {
                 name: format!("CoSpaDi, {:.0} % removed", 100.0 * remove),
                 data: &model.name,
                 metric: "bits per byte, lower is better; baseline: whitened SVD",
                 claimed: format!("below whitened SVD, {} rounds", config.model_iters),
-                measured: &[found],
+                measured: &[learned],
                 baseline: whitened,
-                passed: found < whitened,
+                passed: learned < whitened,
                 seeds: &[context.seed()],
             });
             let found = bits(&DataFree(&ours))?;
@@ -282,10 +282,10 @@ fn ladder(
                 name: format!("CoSpaDi without data, {:.0} % removed", 100.0 * remove),
                 data: &model.name,
                 metric: "bits per byte, lower is better; baseline: plain SVD",
-                claimed: "below plain SVD".into(),
+                claimed: "between CoSpaDi and plain SVD".into(),
                 measured: &[found],
                 baseline: plain,
-                passed: found < plain,
+                passed: learned < found && found < plain,
                 seeds: &[context.seed()],
             });
         }
