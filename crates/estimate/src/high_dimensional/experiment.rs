@@ -547,7 +547,7 @@ fn solvers(_: &Config, context: &Context) -> Result<Vec<Experiment>, HighDimensi
         let z = Mat::from_fn(n, 1, |_, _| 1.0);
         let cluster: Vec<usize> = (0..n).map(|i| i / 8).collect();
         let levels: Vec<f64> = (0..50).map(|_| rng.sample(StandardNormal)).collect();
-        let truth = |j: usize| if j % 10 == 0 { 1.0 + (j / 10) as f64 * 0.3 } else { 0.0 };
+        let truth = |j: usize| if j.is_multiple_of(10) { 1.0 + (j / 10) as f64 * 0.3 } else { 0.0 };
         let y: Vec<f64> = (0..n)
             .map(|i| {
                 let fitted: f64 = x.row(i).iter().enumerate().map(|(j, x)| x * truth(j)).sum();
