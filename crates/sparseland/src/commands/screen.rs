@@ -43,7 +43,7 @@ pub struct Screen {
 enum Method {
     /// Mutual information by kernel densities of normal scores.
     MiKde,
-    /// Mutual information by the kernel densities of fastHDMI, ten times slower.
+    /// Mutual information by the kernel densities of fastHDMI, several times slower.
     MiFft,
     /// Mutual information by equal-width bins.
     MiBin,
