@@ -20,7 +20,7 @@ pub struct Channels<'a> {
     /// Factors of the pruning score `|W_ij| n_j`; only their ratios matter. Unstructured: the norms of the
     /// inputs. N:M: what made the starting mask (ones for magnitude, norms for Wanda).
     pub norm: &'a [f64],
-    /// `sum x xᵀ`, for the guard.
+    /// `sum x xᵀ` or its centred form, for the guard.
     pub gram: Option<&'a Mat<f64>>,
 }
 
