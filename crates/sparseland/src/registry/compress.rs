@@ -170,7 +170,7 @@ pub const METHODS: &[Method] = &[
             needs: &[Need::Checkpoint, Need::Calibration],
             kernels: MASK_KERNELS,
             not_for: "more than about half removed, where SparseGPT is better; on models of a few million \
-                      weights the paper's scope row is worse than layer",
+                      weights the paper's scope row is often worse than layer",
         },
         parameters: &[PATTERN, scope("row", "paper")],
     },

@@ -35,7 +35,8 @@
 //! - layers that fewer than [`FEWEST_TOKENS`] tokens reach keep their starting mask.
 //!
 //! When not to use it: on networks whose inputs have weak means (mean over deviation below about 0.5, small
-//! networks), where there is little to gain; and after SparseGPT, which has spent the same slack already.
+//! networks), where there is little to gain: on a language model of 10 M weights it helped magnitude at 60 % removed
+//! (1.606 to 1.602 bits per byte) and hurt both magnitude and Wanda at 70 %; and after SparseGPT, which has spent the same slack already.
 
 pub mod experiment;
 mod refine;
