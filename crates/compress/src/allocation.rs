@@ -60,6 +60,9 @@ pub struct LayerProfile {
     pub inputs: usize,
     /// `d2`.
     pub outputs: usize,
+    /// The layer stays dense by the caller's wish; it counts in no budget.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignored: bool,
     /// Share of the weights whose effect `|W_ij| ||x_j||` is beyond [`OUTLIER`] times the layer's mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<f64>,
@@ -83,6 +86,7 @@ impl LayerProfile {
             name,
             inputs: dense.cols(),
             outputs: dense.rows(),
+            ignored: false,
             outliers: None,
             options: vec![dense_option],
         }
@@ -107,8 +111,13 @@ impl LayerProfile {
         self.name.match_indices('.').nth(2).map_or(&self.name, |(at, _)| &self.name[..at])
     }
 
+    /// What an option costs the budget.
+    fn cost(&self, option: usize, accounting: Accounting) -> u64 {
+        if self.ignored { 0 } else { self.options[option].cost(accounting) }
+    }
+
     fn dense_cost(&self, accounting: Accounting) -> u64 {
-        self.options[0].cost(accounting)
+        self.cost(0, accounting)
     }
 }
 
@@ -250,7 +259,7 @@ impl Plan {
     /// The fraction removed, by parameters or bytes.
     pub fn removed(&self, accounting: Accounting) -> f64 {
         let total: u64 = self.layers.iter().map(|l| l.dense_cost(accounting)).sum();
-        let kept: u64 = (0..self.layers.len()).map(|i| self.choice(i).cost(accounting)).sum();
+        let kept: u64 = (0..self.layers.len()).map(|i| self.layers[i].cost(self.picks[i], accounting)).sum();
         if total == 0 { 0.0 } else { 1.0 - kept as f64 / total as f64 }
     }
 }
@@ -282,7 +291,7 @@ pub fn allocate(
         _ => by_threshold(&layers, &budget, allowed)?,
     };
     let Some(picks) = picks else { return Err(infeasible(&layers, &budget, total)) };
-    let cost = layers.iter().zip(&picks).map(|(l, &p)| l.options[p].cost(budget.accounting)).sum();
+    let cost = layers.iter().zip(&picks).map(|(l, &p)| l.cost(p, budget.accounting)).sum();
     assert!(cost <= allowed, "an allocation exceeded its budget: a bug in the knapsack");
     Ok(Plan {
         version: PLAN_VERSION,
@@ -303,6 +312,9 @@ pub fn allocate(
 /// For every layer its best option that removes the asked fraction of the layer itself.
 fn uniform(layers: &[LayerProfile], budget: &Budget) -> Option<Vec<usize>> {
     let pick = |layer: &LayerProfile| {
+        if layer.ignored {
+            return Some(0);
+        }
         let allowed = (1.0 - budget.remove) * layer.dense_cost(budget.accounting) as f64 + 1e-6;
         let fits = |o: &&(usize, &LayerOption)| o.1.cost(budget.accounting) as f64 <= allowed;
         let options: Vec<_> = layer.options.iter().enumerate().collect();
@@ -360,7 +372,7 @@ fn by_threshold(
 /// How much more than the mean block each layer's block keeps, within a range of `2 lambda`.
 fn owl_shifts(layers: &[LayerProfile]) -> Result<Vec<f64>, CompressError> {
     let mut blocks: std::collections::BTreeMap<&str, (f64, f64)> = Default::default();
-    for layer in layers {
+    for layer in layers.iter().filter(|l| !l.ignored) {
         let ratio = layer.outliers.ok_or(CompressError::NoScore("owl"))?;
         let size = (layer.inputs * layer.outputs) as f64;
         let entry = blocks.entry(layer.block()).or_default();
@@ -371,7 +383,8 @@ fn owl_shifts(layers: &[LayerProfile]) -> Result<Vec<f64>, CompressError> {
     let (low, high) = ratios.iter().fold((f64::MAX, f64::MIN), |(l, h), &r| (l.min(r), h.max(r)));
     let scaled = |r: f64| if high > low { (r - low) / (high - low) * 2.0 * OWL_RANGE } else { 0.0 };
     let mean = ratios.iter().map(|&r| scaled(r)).sum::<f64>() / ratios.len().max(1) as f64;
-    Ok(layers.iter().map(|l| scaled(ratio(l.block())) - mean).collect())
+    let shift = |l: &LayerProfile| if l.ignored { 0.0 } else { scaled(ratio(l.block())) - mean };
+    Ok(layers.iter().map(shift).collect())
 }
 
 fn knapsack(
@@ -421,7 +434,7 @@ fn capped(layers: &[LayerProfile], budget: &Budget, cap: f64) -> (Vec<Vec<usize>
         let error = |i: &usize| budget.error(layer, &layer.options[*i]);
         // The dense option has no error: something always remains.
         let kept: Vec<usize> = (0..layer.options.len()).filter(|i| error(i) <= cap).collect();
-        let choice = |i: &usize| Choice { cost: layer.options[*i].cost(budget.accounting), error: error(i) };
+        let choice = |i: &usize| Choice { cost: layer.cost(*i, budget.accounting), error: error(i) };
         groups.push(kept.iter().map(choice).collect());
         indices.push(kept);
     }
@@ -433,14 +446,15 @@ fn infeasible(layers: &[LayerProfile], budget: &Budget, total: u64) -> CompressE
         // Uniform stops where the first layer cannot follow.
         Allocation::Uniform => {
             let share = |l: &LayerProfile| {
-                let least = l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
+                let least = (0..l.options.len()).map(|o| l.cost(o, budget.accounting)).min().unwrap_or(0);
                 least as f64 / l.dense_cost(budget.accounting).max(1) as f64
             };
             (layers.iter().map(share).fold(0.0, f64::max) * total as f64).ceil() as u64
         }
         _ => {
-            let least =
-                |l: &LayerProfile| l.options.iter().map(|o| o.cost(budget.accounting)).min().unwrap_or(0);
+            let least = |l: &LayerProfile| {
+                (0..l.options.len()).map(|o| l.cost(o, budget.accounting)).min().unwrap_or(0)
+            };
             layers.iter().map(least).sum()
         }
     };

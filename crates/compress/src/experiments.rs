@@ -142,6 +142,7 @@ impl Opened {
             method,
             parameters: String::new(),
             values: None,
+            ignored: Default::default(),
             budget,
         };
         let out = folders.scratch.join(format!("sparseland-{}-{}", method.slug(), std::process::id()));

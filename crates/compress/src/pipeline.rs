@@ -4,6 +4,7 @@
 //! and measures what each option of each layer would cost; the second sees the blocks as they will be
 //! used: block `b` is compressed on inputs that the already compressed blocks before it produce.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -42,6 +43,8 @@ pub struct Job<'a> {
     pub values: Option<ValueType>,
     /// The budget.
     pub budget: Budget,
+    /// Layers, by full name, that stay dense and count in no budget.
+    pub ignored: BTreeSet<String>,
 }
 
 /// What became of one layer.
@@ -96,13 +99,14 @@ impl<'a> Job<'a> {
     fn describe(&self, replay: Option<&Plan>) -> (String, String) {
         let calibrated = if self.calibrated() { self.calibration.fingerprint() } else { "-".into() };
         let description = format!(
-            "{} {} on {}, values {}, {:?}, calibration {calibrated}{}",
+            "{} {} on {}, values {}, {:?}, calibration {calibrated}{}{}",
             self.method.slug(),
             self.parameters,
             self.checkpoint.dir().display(),
             self.values.map_or("as stored", ValueType::name),
             self.budget,
             if replay.is_some() { ", replayed plan" } else { "" },
+            self.ignored.iter().map(|name| format!(", {name} left dense")).collect::<String>(),
         );
         let mut hash = Fnv::new();
         hash.add(description.as_bytes());
@@ -254,6 +258,10 @@ impl Run<'_> {
             let values = self.values_of(&dense);
             let inputs = statistics.get(&site.input()).cloned();
             let mut profile = LayerProfile::new(name.clone(), &dense);
+            if self.job.ignored.contains(&name) {
+                profile.ignored = true;
+                return Ok((profile, Vec::new()));
+            }
             let problem = LayerProblem::new(&name, weight, inputs, values);
             profile.outliers = problem.inputs.as_deref().map(|inputs| outlier_ratio(&problem.weight, inputs));
             let prepared = self.job.method.prepare(problem)?;

@@ -125,6 +125,7 @@ fn a_checkpoint_tells_which_layers_are_low_rank_and_leaves_the_others_alone() {
         method: &method,
         parameters: String::new(),
         values: None,
+        ignored: Default::default(),
         budget: plan.budget,
     };
     let out = dir.path().join("out");

@@ -10,6 +10,7 @@ mod layer_method;
 mod machine;
 mod model;
 mod progress;
+mod recipe;
 mod registry;
 
 use std::process::ExitCode;

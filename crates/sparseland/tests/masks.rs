@@ -77,3 +77,33 @@ fn a_pattern_and_a_budget_that_contradict_each_other_are_one_line() {
     let error = refused(&["compress", "--method", "wanda", "--set", "pattern=4:2"]);
     assert!(error.contains("2:4"), "{error}");
 }
+
+#[test]
+fn a_recipe_chooses_method_pattern_and_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("recipe.yaml");
+    let write = |key: &str| {
+        let text = format!(
+            "pruning_stage:\n  pruning_modifiers:\n    WandaPruningModifier:\n      sparsity: 0.5\n      \
+             mask_structure: '2:4'\n      {key}\n"
+        );
+        std::fs::write(&recipe, text).unwrap();
+    };
+    let out = dir.path().join("out");
+    let mut arguments =
+        vec!["compress", "--recipe", recipe.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    arguments.extend(SMALL);
+    write("ignore: ['re:.*self_attn']");
+    done(&arguments);
+    let report: Value = serde_json::from_str(&done(&["inspect", out.to_str().unwrap(), "--json"])).unwrap();
+    let layers = report["layers"].as_array().unwrap();
+    let kind = |part: &str| -> Vec<&str> {
+        let named = layers.iter().filter(|l| l["name"].as_str().unwrap().contains(part));
+        named.map(|l| l["kind"].as_str().unwrap()).collect()
+    };
+    assert!(!kind(".mlp.").is_empty() && kind(".mlp.").iter().all(|&k| k == "n-of-m"));
+    assert!(kind(".self_attn.").iter().all(|&k| k == "dense"));
+    write("calibrate: true");
+    let error = refused(&arguments);
+    assert!(error.contains("calibrate") && error.contains("recipe.yaml"), "{error}");
+}

@@ -10,8 +10,8 @@
 //! the norm of what the weight contributes to its output over a sequence.
 //!
 //! Where we differ: counts are exact under ties, and the scope is a parameter. Comparing within a row is right for
-//! large models and is the default; on models of a few million weights and less, rows are so unequal that
-//! comparing within the layer is clearly better.
+//! large models and is the default; on small models comparing within the layer is often better (10 M weights: 1.658
+//! against 1.668 bits per byte at 70 % removed, but 1.595 against 1.591 at 60 %). Try both.
 //!
 //! When not to use it: where [`super::sparsegpt`] can be afforded, above half removed; its update of the kept
 //! weights makes up for more than any mask does.

@@ -23,6 +23,7 @@ pub use report::Report;
 
 use crate::layer_method::{self, Around, Settings};
 use crate::model::{self, Measured};
+use crate::recipe::{self, Recipe};
 use crate::{bundled, interchange, machine};
 
 /// Compresses a model without retraining and measures the result.
@@ -36,6 +37,12 @@ pub struct Compress {
     /// A parameter of the method (`sparseland methods NAME` lists them); may be repeated.
     #[arg(long, value_name = "NAME=VALUE")]
     pub set: Vec<String>,
+    /// Take method, fraction and layers from a pruning recipe of llm-compressor (YAML).
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["method", "set", "remove", "allocation"])]
+    pub recipe: Option<PathBuf>,
+    /// Leave a linear layer dense: its full name, or `re:` and a regular expression; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub ignore: Vec<String>,
     /// How the budget is spread over the layers.
     #[arg(long, value_enum, default_value = "knapsack")]
     pub allocation: AllocationName,
@@ -90,6 +97,9 @@ pub struct Compress {
     /// Calibration and evaluation documents given by another command.
     #[arg(skip)]
     pub documents: Option<(Vec<String>, Vec<String>)>,
+    /// Which layers are compressed, as a recipe names them; all linear ones if empty.
+    #[arg(skip)]
+    pub targets: Vec<String>,
     /// Measure quality but not speed.
     #[arg(skip)]
     pub quality_only: bool,
@@ -189,7 +199,16 @@ pub enum ExportName {
 
 impl Compress {
     /// Runs the command.
-    pub fn run(self, context: &Context) -> Result<()> {
+    pub fn run(mut self, context: &Context) -> Result<()> {
+        if let Some(path) = &self.recipe {
+            let recipe = Recipe::read(path)?;
+            self.method = recipe.method.to_owned();
+            self.set = recipe.set;
+            self.remove = recipe.remove;
+            self.allocation = if recipe.owl { AllocationName::Owl } else { AllocationName::Uniform };
+            self.targets = recipe.targets;
+            self.ignore.extend(recipe.ignore);
+        }
         let json = self.json;
         if self.method == select_inputs::SLUG {
             return self.select_inputs(context);
@@ -239,6 +258,9 @@ impl Compress {
             parameters: settings.describe(),
             values: self.values.map(Into::into),
             budget: self.budget(),
+            ignored: recipe::left_dense(config.num_hidden_layers, &self.targets, &self.ignore)?
+                .into_iter()
+                .collect(),
         };
         let run = job.start(&self.out, replay.as_ref())?;
         let started = Instant::now();

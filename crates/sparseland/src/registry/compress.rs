@@ -432,7 +432,7 @@ pub const METHODS: &[Method] = &[
             needs: &[Need::Checkpoint, Need::Calibration],
             kernels: MASK_KERNELS,
             not_for: "more than about half removed, where SparseGPT is better; on models of a few million \
-                      weights the paper's scope row is worse than layer",
+                      weights the paper's scope row is often worse than layer",
         },
         parameters: &[PATTERN, scope("row", "paper")],
     },
@@ -521,14 +521,14 @@ pub const METHODS: &[Method] = &[
                 kind: ParameterKind::Choice { of: &["off", "0", "0.001", "0.01", "0.1"] },
                 default: "off",
                 source: "ours",
-                help: "the most by which swaps may let a row's squared output error grow, relative",
+                help: "the most by which swaps may let what varies in a row's output error grow, relative",
             },
             Parameter {
                 name: "unit",
-                kind: ParameterKind::Choice { of: &["sequence", "token"] },
-                default: "sequence",
-                source: "official code",
-                help: "whether input means, and with them the threshold, count per sequence or per token",
+                kind: ParameterKind::Choice { of: &["token", "sequence"] },
+                default: "token",
+                source: "ours (official code: sequence)",
+                help: "whether input means, and with them the threshold, count per token or per sequence",
             },
             Parameter {
                 name: "skip",

@@ -203,8 +203,7 @@ fn cost(config: &Config, context: &Context, add: &mut dyn FnMut(Experiment)) -> 
     let variance: Vec<f64> = (0..d).map(|_| (config.scales * normal(&mut rng)).exp()).collect();
     let norm: Vec<f64> = mean.iter().zip(&variance).map(|(m, v)| (m * m + v).sqrt()).collect();
     let channels = Channels { mean: &mean, variance: &variance, norm: &norm, gram: None };
-    // No row ends early: the most work that a refinement can be.
-    let refine_config = Refine { threshold: 0.0, ..Refine::default() };
+    let refine_config = Refine::default();
     let (mut wanda, mut refined) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         context.check_cancelled()?;

@@ -22,10 +22,11 @@
 //!   would replace half of what is kept and do real damage; `cycle-share 1` is the paper;
 //! - a row ends with the swaps up to its smallest `|e_i|`: the last swap may overshoot, so that the official row
 //!   can end worse than it began, ours cannot;
-//! - the optional guard passes over swaps that would make the row's squared output error on the calibration data
-//!   grow: the row error alone looks at means, which are weak in small networks;
+//! - the optional guard passes over swaps that would make the part of the row's squared output error that varies from
+//!   token to token grow: the row error looks at the mean alone and pays for it with the rest;
 //! - the official mean is summed over tokens and divided by sequences, so that its threshold 0.1 is in units of a
-//!   whole sequence: [`Unit`] says which, with the official one as default;
+//!   whole sequence, and rows hardly ever reach it: they use up their cycles. [`Unit`] says which; per token is the
+//!   default here, since on a trained model of 10 M weights the official unit made every starting mask worse;
 //! - zero contributions are no candidates, an empty list ends the row, a variance of 0 counts as
 //!   `1e-12` of the mean variance;
 //! - from SparseGPT: a real SparseGPT result (mask and updated weights), whose row error counts the updates too
@@ -34,7 +35,8 @@
 //! - layers that fewer than [`FEWEST_TOKENS`] tokens reach keep their starting mask.
 //!
 //! When not to use it: on networks whose inputs have weak means (mean over deviation below about 0.5, small
-//! networks), where there is little to gain; and after SparseGPT, which has spent the same slack already.
+//! networks), where there is little to gain: on a language model of 10 M weights it helped magnitude at 60 % removed
+//! (1.606 to 1.602 bits per byte) and hurt both magnitude and Wanda at 70 %; and after SparseGPT, which has spent the same slack already.
 
 pub mod experiment;
 mod refine;
@@ -83,7 +85,8 @@ impl Start {
 pub enum Unit {
     /// Mean over tokens.
     PerToken,
-    /// Sum over the tokens of a sequence, averaged over sequences: the official unit.
+    /// Sum over the tokens of a sequence, averaged over sequences: the official unit, which reproduces the paper's
+    /// threshold where sequences are as long as there (2048).
     PerSequence,
 }
 
@@ -138,8 +141,8 @@ pub struct Config {
     pub var_power: f64,
     /// Whether unstructured rows end when their error changes sign (official default: no). N:M rows always do.
     pub sign_stop: bool,
-    /// The most by which the swaps may let a row's squared output error on the calibration data grow, relative
-    /// to its start; `None` does not look.
+    /// The most by which the swaps may let a row's squared output error (`E G Eᵀ` with the `gram` of the
+    /// channels; [`Dsnot`] gives the centred one) grow, relative to its start; `None` does not look.
     pub guard: Option<f64>,
 }
 
@@ -181,7 +184,7 @@ impl Default for Dsnot {
         Self {
             start: Start::Wanda(Wanda::default()),
             config: Config::default(),
-            unit: Unit::PerSequence,
+            unit: Unit::PerToken,
             skip: Skip::Nothing,
         }
     }
@@ -280,13 +283,22 @@ impl LayerMethod for Dsnot {
                 mean: means(inputs, self.unit),
                 variance: inputs.variance(),
                 norm,
-                gram: if self.config.guard.is_some() { Some(inputs.gram()?.clone()) } else { None },
+                gram: if self.config.guard.is_some() { Some(centred(inputs)?) } else { None },
                 config: self.config,
             };
             Box::new(move |keep| refiner.refine(keep))
         };
         Ok(Box::new(MaskedLayer { slug: self.slug(), problem, selection, prune }))
     }
+}
+
+/// `sum (x - m)(x - m)ᵀ`: what varies from token to token.
+///
+/// # Errors
+/// If the Gram matrix was not kept.
+pub fn centred(inputs: &InputStatistics) -> Result<Mat<f64>, CompressError> {
+    let (gram, mean, tokens) = (inputs.gram()?, &inputs.mean, inputs.tokens as f64);
+    Ok(Mat::from_fn(gram.rows, gram.cols, |i, j| gram.at(i, j) - tokens * mean[i] * mean[j]))
 }
 
 /// `E G` for the guard: the gradient of every row's squared output error.

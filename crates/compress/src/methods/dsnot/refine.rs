@@ -20,7 +20,7 @@ pub struct Channels<'a> {
     /// Factors of the pruning score `|W_ij| n_j`; only their ratios matter. Unstructured: the norms of the
     /// inputs. N:M: what made the starting mask (ones for magnitude, norms for Wanda).
     pub norm: &'a [f64],
-    /// `sum x xᵀ`, for the guard.
+    /// `sum x xᵀ` or its centred form, for the guard.
     pub gram: Option<&'a Mat<f64>>,
 }
 
@@ -78,7 +78,7 @@ pub fn refine_mask(
     };
     let shared = Shared { pattern, channels, growth: &growth, config, cycles: config.cycles(inputs) };
     let mut refined = mask.clone();
-    let rows = refined
+    let rows: Vec<Row> = refined
         .par_rows_mut()
         .enumerate()
         .map(|(r, bits)| {
@@ -90,6 +90,11 @@ pub fn refine_mask(
             shared.row(dense.row(r), values.row(r), bits, guard)
         })
         .collect();
+    if rows.iter().any(|row| !row.before.is_finite()) {
+        // Every weight is in the sum: a NaN or an infinity anywhere shows there. Name the first.
+        dense.check_finite("dsnot")?;
+        values.check_finite("dsnot")?;
+    }
     Ok(Refinement { mask: refined, rows })
 }
 
@@ -126,8 +131,6 @@ fn check(
     {
         return fail(format!("the Gram matrix is {} x {} for {} inputs", gram.rows, gram.cols, shape.1));
     }
-    dense.check_finite("dsnot")?;
-    values.check_finite("dsnot")?;
     if shape.0 * shape.1 > 0 && mask.count() == 0 {
         return fail("it keeps nothing, so nothing can be exchanged; remove less".into());
     }
@@ -179,8 +182,14 @@ struct Side {
 impl Shared<'_> {
     fn row(&self, dense: &[f64], w: &[f64], bits: &mut [u64], mut guard: Option<Guard<'_>>) -> Row {
         let mean = self.channels.mean;
-        let left = |j: usize| dense[j] - if kept(bits, j) { w[j] } else { 0.0 };
-        let before: f64 = (0..w.len()).map(|j| left(j) * mean[j]).sum();
+        let mut before = 0.0;
+        for (first, &word) in (0..w.len()).step_by(64).zip(&*bits) {
+            let here = first..(first + 64).min(w.len());
+            let columns = dense[here.clone()].iter().zip(&w[here.clone()]).zip(&mean[here]);
+            for (i, ((dense, w), mean)) in columns.enumerate() {
+                before += (dense - if word >> i & 1 == 1 { *w } else { 0.0 }) * mean;
+            }
+        }
         let mut error = before;
         let mut swaps: Vec<(usize, usize)> = Vec::new();
         let mut best = (before, 0);
@@ -238,15 +247,18 @@ impl Shared<'_> {
         let signed = if up { 1.0 } else { -1.0 };
         let unstructured = self.pattern == Pattern::Unstructured;
         for (first, &word) in (0..w.len()).step_by(64).zip(bits) {
-            for j in first..(first + 64).min(w.len()) {
+            let here = first..(first + 64).min(w.len());
+            let columns = w[here.clone()].iter().zip(&self.channels.mean[here]);
+            for (i, (&w, &mean)) in columns.enumerate() {
                 // Positive where it has the sign of the error; zeros are no candidates.
-                let contribution = signed * w[j] * self.channels.mean[j];
-                let kept = word >> (j - first) & 1 == 1;
-                if !kept && contribution > 0.0 {
-                    grow.offer(-contribution * self.growth[j], j);
-                } else if kept && contribution < 0.0 && unstructured {
-                    prune.offer(w[j].abs() * self.channels.norm[j], j);
-                }
+                let contribution = signed * w * mean;
+                let j = first + i;
+                let kept = word >> i & 1 == 1;
+                // Selects, not branches: which case it is cannot be predicted, that it is no candidate can.
+                let grows = !kept & (contribution > 0.0);
+                grow.offer(if grows { -contribution * self.growth[j] } else { f64::INFINITY }, j);
+                let goes = kept & (contribution < 0.0) & unstructured;
+                prune.offer(if goes { w.abs() * self.channels.norm[j] } else { f64::INFINITY }, j);
             }
         }
         Side { grow: grow.sorted(), prune: prune.sorted() }
@@ -263,7 +275,7 @@ struct Best {
 
 impl Best {
     fn new(count: usize) -> Self {
-        Self { count, limit: f64::INFINITY, pairs: Vec::new() }
+        Self { count, limit: f64::INFINITY, pairs: Vec::with_capacity(count.saturating_mul(2).min(256) + 1) }
     }
 
     fn offer(&mut self, key: f64, index: usize) {

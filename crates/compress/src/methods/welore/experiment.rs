@@ -245,6 +245,7 @@ fn stored(
         method: &method,
         parameters: String::new(),
         values: None,
+        ignored: Default::default(),
         budget: plan.budget,
     };
     let out = fresh(folders, "welore");
