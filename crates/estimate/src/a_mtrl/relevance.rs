@@ -22,8 +22,35 @@ pub fn least_norm(heads: &Mat<f64>, target: &[f64]) -> Result<Vec<f64>, AmtrlErr
 /// If the solver fails.
 pub fn basis_pursuit(heads: &Mat<f64>, target: &[f64]) -> Result<Vec<f64>, AmtrlError> {
     check(heads, target)?;
-    let nu = lasso(heads, target, 1e-7)?;
+    let nu = vertex(heads, lasso(heads, target, 1e-7)?)?;
     refit(heads, target, nu)
+}
+
+/// Moves along directions that change nothing in `W nu` until at most `k` entries are left, the 1-norm never rising:
+/// the lasso stops a hair before the vertex where several are nearly as good.
+fn vertex(heads: &Mat<f64>, mut nu: Vec<f64>) -> Result<Vec<f64>, AmtrlError> {
+    loop {
+        let support: Vec<usize> = (0..nu.len()).filter(|&m| nu[m] != 0.0).collect();
+        if support.len() <= heads.rows {
+            return Ok(nu);
+        }
+        // The last column by the others: a direction in the null space.
+        let (&last, others) = support.split_last().expect("longer than k");
+        let narrow = Mat::from_fn(heads.rows, others.len(), |t, i| heads.at(t, others[i]));
+        let column = Mat::from_fn(heads.rows, 1, |t, _| heads.at(t, last));
+        let mut direction = lstsq(&narrow, &column)?.data;
+        direction.iter_mut().for_each(|v| *v = -*v);
+        direction.push(1.0);
+        let slope: f64 = support.iter().zip(&direction).map(|(&m, d)| nu[m].signum() * d).sum();
+        if slope > 0.0 {
+            direction.iter_mut().for_each(|v| *v = -*v);
+        }
+        let shrinking = support.iter().zip(&direction).filter(|&(&m, d)| nu[m] * d < 0.0);
+        let first = shrinking.map(|(&m, d)| (-nu[m] / d, m)).min_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((step, leaves)) = first else { return Ok(nu) };
+        support.iter().zip(&direction).for_each(|(&m, d)| nu[m] += step * d);
+        nu[leaves] = 0.0;
+    }
 }
 
 /// The lasso's relevance at the largest strength whose residual is at most `tau ||w||`, its support refitted.

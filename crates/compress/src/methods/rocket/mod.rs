@@ -170,7 +170,7 @@ impl Prepared<'_> {
         let grid = &self.rocket.rho_grid;
         let mut tried = vec![false; grid.len()];
         let mut best: Option<(usize, FactorShape, factorize::Fit, f64)> = None;
-        let mut stride = if near.is_some() { 1 } else { 4 };
+        let mut stride = if near.is_some() { 2 } else { 4 };
         let mut candidates: Vec<usize> = match near {
             Some(FactorShape { k, s }) => {
                 let rho = k as f64 / s as f64;
