@@ -18,7 +18,10 @@ impl BlockDiagonal {
     /// # Panics
     /// If `blocks` does not divide `rows` and `cols`, or `data` has another length.
     pub fn from_f32(rows: usize, cols: usize, blocks: usize, data: &[f32], values: ValueType) -> Self {
-        assert!(blocks > 0 && rows % blocks == 0 && cols % blocks == 0, "{blocks} blocks in {rows} x {cols}");
+        assert!(
+            blocks > 0 && rows.is_multiple_of(blocks) && cols.is_multiple_of(blocks),
+            "{blocks} blocks in {rows} x {cols}"
+        );
         let (height, width) = (rows / blocks, cols / blocks);
         assert_eq!(data.len(), rows * width, "a block-diagonal matrix needs {} numbers", rows * width);
         let block = |b: usize| {

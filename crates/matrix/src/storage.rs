@@ -309,7 +309,12 @@ fn read_matrix(base: &str, layout: &Layout, top: bool, read: &mut Reader<'_>) ->
             NofM::pack((rows, cols), (n, m), &codes, &values).into()
         }
         Layout::BlockDiagonal { rows, cols, blocks, values } => {
-            if blocks == 0 || rows == 0 || cols == 0 || rows % blocks != 0 || cols % blocks != 0 {
+            if blocks == 0
+                || rows == 0
+                || cols == 0
+                || !rows.is_multiple_of(blocks)
+                || !cols.is_multiple_of(blocks)
+            {
                 let what = format!("{blocks} blocks do not divide {rows} x {cols}");
                 return Err(damaged(base.to_owned(), what));
             }

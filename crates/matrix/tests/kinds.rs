@@ -47,7 +47,10 @@ fn build(kind: usize, rows: usize, cols: usize, values: ValueType, density: f64,
         }
         9 => Transposed::new(build(seed as usize % 9, cols, rows, values, density, seed ^ 3)).into(),
         10 if rows > 0 && cols > 0 => {
-            let blocks = (1..=rows).rev().find(|b| rows % b == 0 && cols % b == 0 && *b <= 8).unwrap_or(1);
+            let blocks = (1..=rows)
+                .rev()
+                .find(|b| rows.is_multiple_of(*b) && cols.is_multiple_of(*b) && *b <= 8)
+                .unwrap_or(1);
             BlockDiagonal::from_f32(rows, cols, blocks, &data[..rows * (cols / blocks)], values).into()
         }
         _ => {

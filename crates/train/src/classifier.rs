@@ -34,6 +34,10 @@ enum Step {
     Conv { patches: PatchShape, pool: PatchShape },
 }
 
+/// Gives a layer's weight from its name and its exported matrix; `None` keeps the dense matrix.
+pub type MakeWeight<'a> = dyn FnMut(&mut Parameters<f32>, &str, &Matrix) -> Result<Option<Box<dyn Parametrisation<f32>>>, TrainError>
+    + 'a;
+
 /// A network and the items it learns.
 pub struct Classifier {
     parameters: Parameters<f32>,
@@ -147,14 +151,7 @@ impl Classifier {
     ///
     /// # Errors
     /// What `make` returns.
-    pub fn rebuilt(
-        &self,
-        make: &mut dyn FnMut(
-            &mut Parameters<f32>,
-            &str,
-            &Matrix,
-        ) -> Result<Option<Box<dyn Parametrisation<f32>>>, TrainError>,
-    ) -> Result<Self, TrainError> {
+    pub fn rebuilt(&self, make: &mut MakeWeight<'_>) -> Result<Self, TrainError> {
         let (mut parameters, mut layers) = (Parameters::new(), Vec::new());
         for (layer, (name, matrix)) in self.layers.iter().zip(self.export(ValueType::F32)) {
             let weight = match make(&mut parameters, &name, &matrix)? {
