@@ -37,7 +37,7 @@ pub struct Config {
     keeps: Vec<f64>,
     fisher_items: usize,
     fine_tune_epochs: u64,
-    fine_tune_rate: f64,
+    fine_tune_rates: Vec<f64>,
     language_model: String,
     classifier: Recipe,
 }
@@ -170,9 +170,10 @@ pub fn run(mut config: Config, context: &Context) -> Result<Reproduction> {
     let mut headline = row(
         "bytes of the smallest stf within 1 point of dense, by those of the smallest low rank".into(),
         "at most 0.75",
-        &[ours / low_rank],
+        // Without one of the two within a point there is no ratio.
+        &[if ours.is_finite() && low_rank.is_finite() { ours / low_rank } else { f64::NAN }],
         1.0,
-        ours / low_rank <= 0.75,
+        low_rank.is_finite() && ours / low_rank <= 0.75,
     );
     headline.metric = "ratio of bytes, lower is better".into();
     push(headline);
@@ -283,13 +284,22 @@ fn outcome(trained: &Trained, way: Way, ratio: f64, config: &Config, context: &C
     let mut recipe = trained.recipe.clone();
     let steps = config.fine_tune_epochs * trained.task.steps_per_epoch();
     recipe.training.steps = steps;
-    recipe.training.learning_rate = config.fine_tune_rate;
     recipe.training.warmup = steps / 20;
     recipe.training.validate_every = 0;
-    // Supports stay for the last fifth.
-    let mut task = compressed(trained, way, Size::Ratio(ratio), steps * 4 / 5)?;
-    let before = accuracy(&task);
-    Trainer::new(&recipe, None).run(&mut task, context)?;
+    // Supports stay for the last fifth. Every way has the best of the same rates.
+    let mut best: Option<(f64, Classifier)> = None;
+    let mut before = 0.0;
+    for &rate in &config.fine_tune_rates {
+        recipe.training.learning_rate = rate;
+        let mut task = compressed(trained, way, Size::Ratio(ratio), steps * 4 / 5)?;
+        before = accuracy(&task);
+        Trainer::new(&recipe, None).run(&mut task, context)?;
+        let after = accuracy(&task);
+        if best.as_ref().is_none_or(|(most, _)| after > *most) {
+            best = Some((after, task));
+        }
+    }
+    let (after, task) = best.context("no rate to fine-tune at")?;
     let hidden = |values: ValueType| task.export(values).into_iter().filter(|(n, _)| n != "head");
     let bytes = hidden(ValueType::Bf16).map(|(_, m)| m.stored_bytes()).sum::<u64>() as f64;
     let int8: Vec<(String, Matrix)> = task
@@ -298,7 +308,7 @@ fn outcome(trained: &Trained, way: Way, ratio: f64, config: &Config, context: &C
         .zip(task.export(ValueType::I8))
         .map(|(full, small)| if full.0 == "head" { full } else { small })
         .collect();
-    Ok(Outcome { bytes, before, after: accuracy(&task), int8: accuracy_of(&task, &int8) })
+    Ok(Outcome { bytes, before, after, int8: accuracy_of(&task, &int8) })
 }
 
 /// The share of held-out items that the exported network gets right, in percent.
