@@ -1,10 +1,12 @@
 //! The factorisations against closed forms, on the three kinds of weights of the prototype's
 //! measurements (random, power-law spectrum, union of subspaces) with anisotropic inputs.
 
+mod weights;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_pcg::Pcg64;
 use sparseland_compress::methods::rocket::Rocket;
 use sparseland_compress::methods::svd::PlainSvd;
@@ -15,44 +17,7 @@ use sparseland_compress::problem::{
 use sparseland_compress::statistics::InputStatistics;
 use sparseland_linalg::{Mat, matmul, svd};
 use sparseland_matrix::{Dense, LinearMap, Matrix, ValueType};
-
-fn gaussian(rng: &mut Pcg64, rows: usize, cols: usize) -> Mat<f64> {
-    // Sum of twelve uniforms: close enough to normal for a test problem.
-    Mat::from_fn(rows, cols, |_, _| (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0)
-}
-
-/// A weight of one of three kinds, inputs first.
-fn weight(kind: usize, d1: usize, d2: usize, rng: &mut Pcg64) -> Mat<f64> {
-    let noise = gaussian(rng, d1, d2);
-    match kind {
-        0 => noise,
-        1 => {
-            let f = svd(&noise).unwrap();
-            let scaled = Mat::from_fn(d1, f.s.len(), |i, t| f.u.at(i, t) / (1.0 + t as f64).powf(0.8));
-            matmul(&scaled, &f.vt).unwrap()
-        }
-        _ => {
-            let bases: Vec<_> = (0..6).map(|_| gaussian(rng, d1, 8)).collect();
-            let coefficients = gaussian(rng, 8, d2);
-            Mat::from_fn(d1, d2, |i, j| {
-                let base = &bases[j % bases.len()];
-                (0..8).map(|t| base.at(i, t) * coefficients.at(t, j)).sum::<f64>() + 0.05 * noise.at(i, j)
-            })
-        }
-    }
-}
-
-/// The statistics of inputs whose directions have very different energies.
-fn statistics(d1: usize, rng: &mut Pcg64) -> Arc<InputStatistics> {
-    let mix = gaussian(rng, d1, d1);
-    let spread = Mat::from_fn(d1, d1, |i, j| mix.at(i, j) / (1.0 + i as f64).sqrt());
-    let inputs = matmul(&gaussian(rng, 4 * d1, d1), &spread).unwrap();
-    Arc::new(InputStatistics::of(&inputs, Needs::Gram).unwrap())
-}
-
-fn problem(w: &Mat<f64>, l: &Arc<InputStatistics>) -> LayerProblem {
-    LayerProblem { name: "layer".into(), weight: w.clone(), inputs: Some(l.clone()), values: ValueType::F32 }
-}
+use weights::{anisotropic, gaussian, limit, problem, weight};
 
 /// What a method makes of a layer at a shape, inputs first.
 fn built(prepared: &dyn PreparedLayer, w: &Mat<f64>, shape: FactorShape) -> Mat<f64> {
@@ -71,16 +36,11 @@ fn best(prepared: &dyn PreparedLayer, limit: Limit) -> (FactorShape, Errors) {
     (FactorShape::of(&found.layout).unwrap(), found.errors)
 }
 
-fn limit(w: &Mat<f64>, removed: f64) -> Limit {
-    let cost = ((1.0 - removed) * (w.rows * w.cols) as f64) as u64;
-    Limit { cost, accounting: Accounting::Params, values: ValueType::F32 }
-}
-
 #[test]
 fn rocket_beats_whitened_svd_by_an_eighth_at_equal_parameters() {
     for seed in 0..3 {
         let mut rng = Pcg64::seed_from_u64(seed);
-        let l = statistics(64, &mut rng);
+        let l = anisotropic(64, &mut rng);
         for kind in 0..3 {
             let w = weight(kind, 64, 96, &mut rng);
             let rocket = Rocket::default();
@@ -99,7 +59,7 @@ fn rocket_beats_whitened_svd_by_an_eighth_at_equal_parameters() {
 #[test]
 fn dense_coefficients_equal_whitened_svd() {
     let mut rng = Pcg64::seed_from_u64(5);
-    let (w, l) = (weight(1, 40, 56, &mut rng), statistics(40, &mut rng));
+    let (w, l) = (weight(1, 40, 56, &mut rng), anisotropic(40, &mut rng));
     let rocket = Rocket::default();
     let rocket = rocket.prepare(problem(&w, &l)).unwrap();
     let baseline = SvdLlm.prepare(problem(&w, &l)).unwrap();
@@ -114,7 +74,7 @@ fn dense_coefficients_equal_whitened_svd() {
 #[test]
 fn the_search_over_rho_finds_the_grids_minimum_or_nearly() {
     let mut rng = Pcg64::seed_from_u64(11);
-    let l = statistics(48, &mut rng);
+    let l = anisotropic(48, &mut rng);
     for kind in 0..3 {
         let w = weight(kind, 48, 64, &mut rng);
         let rocket = Rocket::default();
@@ -138,7 +98,7 @@ fn the_search_over_rho_finds_the_grids_minimum_or_nearly() {
 #[test]
 fn refinement_lowers_the_output_error_and_keeps_the_support() {
     let mut rng = Pcg64::seed_from_u64(3);
-    let (w, l) = (weight(1, 32, 48, &mut rng), statistics(32, &mut rng));
+    let (w, l) = (weight(1, 32, 48, &mut rng), anisotropic(32, &mut rng));
     let shape = FactorShape { k: 20, s: 10 };
     let layout = shape.layout(32, 48, ValueType::F32);
     let make = |rocket: &Rocket| rocket.prepare(problem(&w, &l)).unwrap().build(&layout).unwrap();
@@ -155,7 +115,7 @@ fn refinement_lowers_the_output_error_and_keeps_the_support() {
 fn plain_svd_reaches_the_eckart_young_bound() {
     let mut rng = Pcg64::seed_from_u64(2);
     let w = weight(1, 30, 45, &mut rng);
-    let plain = || LayerProblem { inputs: None, ..problem(&w, &statistics(30, &mut rng.clone())) };
+    let plain = || LayerProblem { inputs: None, ..problem(&w, &anisotropic(30, &mut rng.clone())) };
     let prepared = PlainSvd.prepare(plain()).unwrap();
     let s = svd(&w).unwrap().s;
     for k in [1, 5, 29] {
@@ -199,7 +159,7 @@ proptest! {
         let k = k.min(d1.min(d2));
         let shape = FactorShape { k, s: s.min(k) };
         let mut rng = Pcg64::seed_from_u64(seed);
-        let (w, l) = (weight(kind, d1, d2, &mut rng), statistics(d1, &mut rng));
+        let (w, l) = (weight(kind, d1, d2, &mut rng), anisotropic(d1, &mut rng));
         let rocket = Rocket::default();
         let layout = shape.layout(d1, d2, ValueType::F32);
         let prepared = rocket.prepare(problem(&w, &l)).unwrap();
@@ -217,7 +177,7 @@ proptest! {
         d1 in 8usize..30, d2 in 8usize..30, removed in 0.05f64..0.7, bytes: bool, kind in 0usize..3, seed: u64,
     ) {
         let mut rng = Pcg64::seed_from_u64(seed);
-        let (w, l) = (weight(kind, d1, d2, &mut rng), statistics(d1, &mut rng));
+        let (w, l) = (weight(kind, d1, d2, &mut rng), anisotropic(d1, &mut rng));
         let accounting = if bytes { Accounting::Bytes } else { Accounting::Params };
         let dense: Matrix = Dense::from_f32(d2, d1, &vec![0.0; d1 * d2], ValueType::Bf16).into();
         let whole = if bytes { dense.stored_bytes() } else { (d1 * d2) as u64 };
@@ -239,7 +199,7 @@ proptest! {
     fn low_rank_weights_are_recovered(d1 in 4usize..20, d2 in 4usize..20, rank in 1usize..4, seed: u64) {
         let mut rng = Pcg64::seed_from_u64(seed);
         let w = matmul(&gaussian(&mut rng, d1, rank), &gaussian(&mut rng, rank, d2)).unwrap();
-        let l = statistics(d1, &mut rng);
+        let l = anisotropic(d1, &mut rng);
         let rocket = Rocket::default();
         let prepared = rocket.prepare(problem(&w, &l)).unwrap();
         let found = built(prepared.as_ref(), &w, FactorShape { k: rank, s: rank });

@@ -1,5 +1,5 @@
 //! Weights and inputs for tests: random, power-law spectrum, union of subspaces; anisotropic inputs.
-#![allow(dead_code)]
+#![allow(dead_code)] // every test binary that includes this file uses a part of it
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use sparseland_compress::statistics::InputStatistics;
 use sparseland_linalg::{Mat, matmul, svd};
 use sparseland_matrix::ValueType;
 
+/// Sums of twelve uniforms: close enough to normal for a test problem.
 pub(crate) fn gaussian(rng: &mut Pcg64, rows: usize, cols: usize) -> Mat<f64> {
     Mat::from_fn(rows, cols, |_, _| (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0)
 }
