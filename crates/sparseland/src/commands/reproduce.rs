@@ -5,6 +5,7 @@ mod compress;
 mod dsformer;
 mod dsnot;
 mod estimate;
+mod healing;
 mod r_sparse;
 mod rocket;
 mod sltrain;
@@ -49,6 +50,7 @@ impl Reproduce {
     pub fn run(self, context: &Context) -> Result<()> {
         let built_in = match self.slug.as_str() {
             "rocket" => rocket::CONFIG,
+            "healing" => healing::CONFIG,
             "r-sparse" => r_sparse::CONFIG,
             "dsformer" => dsformer::CONFIG,
             "dsnot" => dsnot::CONFIG,
@@ -71,6 +73,7 @@ impl Reproduce {
         };
         let mut record = match self.slug.as_str() {
             "rocket" => rocket::run(&parse(&text)?, context)?,
+            "healing" => healing::run(parse(&text)?, context)?,
             "r-sparse" => r_sparse::run(&parse(&text)?, context)?,
             "dsformer" => dsformer::run(parse(&text)?, context)?,
             "dsnot" => dsnot::run(parse(&text)?, context)?,
