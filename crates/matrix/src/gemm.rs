@@ -2,21 +2,22 @@
 #![allow(unsafe_code)] // raw pointers of the `gemm` crate
 
 use crate::Real;
+use crate::kernels::gemm_bf16::{Unit, multiply};
 
 /// A strided matrix to read: entry `(i, j)` stands at `i * strides.0 + j * strides.1`.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, R> {
-    data: &'a [R],
-    shape: (usize, usize),
-    strides: (usize, usize),
+    pub(crate) data: &'a [R],
+    pub(crate) shape: (usize, usize),
+    pub(crate) strides: (usize, usize),
 }
 
 /// A strided matrix to write.
 #[derive(Debug)]
 pub struct ViewMut<'a, R> {
-    data: &'a mut [R],
-    shape: (usize, usize),
-    strides: (usize, usize),
+    pub(crate) data: &'a mut [R],
+    pub(crate) shape: (usize, usize),
+    pub(crate) strides: (usize, usize),
 }
 
 /// The position after the last entry.
@@ -126,6 +127,49 @@ pub fn gemm<R: Real>(threads: Threads, alpha: R, a: View<'_, R>, b: View<'_, R>,
             parallelism,
         );
     }
+}
+
+/// As [`gemm`], with `a` and `b` rounded to bf16 on the way: `c = alpha * bf16(a) * bf16(b) + beta * c`, summed in
+/// f32. Each product of two numbers then errs by up to 2^-8 of itself, and several times as many of them fit into
+/// a second.
+///
+/// Rounding is to nearest, ties to even; NaN stays NaN, infinities stay, and numbers beyond the largest bf16
+/// (3.39e38) become infinite. Subnormal inputs count as zero, and a sum that is subnormal may become zero. It runs
+/// on the tile unit where the machine has one ([`bf16_products`]), else on dot products of pairs (AVX-512 BF16), else
+/// as an f32 product of rounded copies. Inputs are rounded alike in all three, but the order of sums differs: bits
+/// are the same for any number of threads, not from one kind of machine to another.
+///
+/// The calling thread keeps scratch for the next call: at most 16 MiB, or 4 bytes for each number of `a` and `b`
+/// where there is no unit for bf16.
+///
+/// # Panics
+/// If the shapes do not fit.
+///
+/// ```
+/// use sparseland_matrix::{Threads, View, ViewMut, gemm_bf16};
+///
+/// let (a, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 1.001, 1.0]); // 1.001 rounds to 1
+/// let mut c = [f32::NAN; 4];
+/// gemm_bf16(Threads::One, 1.0, View::new(&a, 2, 2), View::new(&b, 2, 2), 0.0, ViewMut::new(&mut c, 2, 2));
+/// assert_eq!(c, [3.0, 2.0, 7.0, 4.0]);
+/// ```
+pub fn gemm_bf16(
+    threads: Threads,
+    alpha: f32,
+    a: View<'_, f32>,
+    b: View<'_, f32>,
+    beta: f32,
+    c: ViewMut<'_, f32>,
+) {
+    let ((m, k), (k2, n)) = (a.shape, b.shape);
+    assert!(k == k2 && c.shape == (m, n), "shapes {:?} {:?} {:?} do not fit", a.shape, b.shape, c.shape);
+    multiply(Unit::detect(), threads, alpha, a, b, beta, c);
+}
+
+/// Whether [`gemm_bf16`] runs on the tile unit of this machine. The first call asks the system to let this process
+/// use it.
+pub fn bf16_products() -> bool {
+    Unit::detect() == Unit::Tiles
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub use block_diagonal::BlockDiagonal;
 pub use buffer::Buffer;
 pub use csr::{Csc, Csr};
 pub use dense::Dense;
-pub use gemm::{Threads, View, ViewMut, gemm};
+pub use gemm::{Threads, View, ViewMut, bf16_products, gemm, gemm_bf16};
 pub use layout::Layout;
 pub use matrix::{LinearMap, Matrix, apply_many};
 pub use nofm::NofM;
@@ -81,6 +81,7 @@ pub fn features() -> Vec<&'static str> {
         note("avx512vbmi2", is_x86_feature_detected!("avx512vbmi2"));
         note("avx512vnni", is_x86_feature_detected!("avx512vnni"));
         note("avx512bf16", is_x86_feature_detected!("avx512bf16"));
+        note("amx-bf16", bf16_products());
         found
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -1,5 +1,7 @@
-//! Products of every layout with a vector (`gemv*`) and with many (`batch*`).
+//! Products of every layout with a vector (`gemv*`) and with many (`batch*`), and dense ones in bf16 (`gemm*`).
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 pub(crate) mod batch;
 mod batch_rows;
 pub(crate) mod batch_simd;
@@ -8,6 +10,9 @@ mod batch_tests;
 #[cfg(target_arch = "x86_64")]
 mod batch_unpack;
 pub(crate) mod combine;
+pub(crate) mod gemm_bf16;
+#[cfg(target_arch = "x86_64")]
+mod gemm_bf16_avx512;
 pub(crate) mod gemv;
 #[cfg(target_arch = "x86_64")]
 mod gemv_avx2;
