@@ -129,7 +129,7 @@ pub fn gemm<R: Real>(threads: Threads, alpha: R, a: View<'_, R>, b: View<'_, R>,
     }
 }
 
-/// As [`gemm`], with `a` and `b` rounded to bf16 on the way: `c = alpha * bf16(a) * bf16(b) + beta * c`, summed in
+/// As [`gemm()`], with `a` and `b` rounded to bf16 on the way: `c = alpha * bf16(a) * bf16(b) + beta * c`, summed in
 /// f32. Each product of two numbers then errs by up to 2^-8 of itself, and several times as many of them fit into
 /// a second.
 ///
@@ -139,7 +139,7 @@ pub fn gemm<R: Real>(threads: Threads, alpha: R, a: View<'_, R>, b: View<'_, R>,
 /// as an f32 product of rounded copies. Inputs are rounded alike in all three, but the order of sums differs: bits
 /// are the same for any number of threads, not from one kind of machine to another.
 ///
-/// The calling thread keeps scratch for the next call: at most 16 MiB, or 4 bytes for each number of `a` and `b`
+/// The calling thread keeps scratch for the next call: at most 8 MiB, or 4 bytes for each number of `a` and `b`
 /// where there is no unit for bf16.
 ///
 /// # Panics
@@ -166,7 +166,7 @@ pub fn gemm_bf16(
     multiply(Unit::detect(), threads, alpha, a, b, beta, c);
 }
 
-/// Whether [`gemm_bf16`] runs on the tile unit of this machine. The first call asks the system to let this process
+/// Whether [`gemm_bf16()`] runs on the tile unit of this machine. The first call asks the system to let this process
 /// use it.
 pub fn bf16_products() -> bool {
     Unit::detect() == Unit::Tiles

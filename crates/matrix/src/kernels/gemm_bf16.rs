@@ -22,7 +22,9 @@ pub(crate) const LINES: usize = 32;
 pub(crate) const STEP_K: usize = 32;
 /// Words in a step of a panel.
 pub(crate) const STEP: usize = LINES * STEP_K / 2;
-/// The longest slab of k that is packed at once, and the most rows and columns.
+/// The longest slab of k that is packed at once: a block's columns of it stay in the second-level cache.
+const SLAB_K: usize = 1024;
+/// The most rows and columns that are packed at once, which bounds the scratch: 4 MiB for each factor.
 const SLAB: usize = 2048;
 /// Steps whose sums are added to C at once: two panels of them stay in the first-level cache.
 const PART: usize = 16;
@@ -30,8 +32,10 @@ const PART: usize = 16;
 const BLOCK_ROWS: usize = 64;
 /// Columns of C in a block where there are enough blocks for all threads.
 const BLOCK_COLS: usize = 256;
-/// Lines that one task packs: their reads share memory pages where k is the outer stride.
+/// Lines that one task packs.
 const PACKED_LINES: usize = 64;
+/// The same where k is the outer stride: what is read of a row of memory is longer, and pages are fewer.
+const PACKED_LINES_ACROSS: usize = 128;
 /// Multiply-adds below which a product stays on the calling thread.
 const SMALL: usize = 1 << 19;
 
@@ -213,27 +217,29 @@ mod packed {
         let a = lines(a.data, a.strides.0, a.strides.1);
         let b = lines(b.data, b.strides.1, b.strides.0);
         let (c, stride) = (Shared(c.data.as_mut_ptr()), c.strides.0);
-        let words = |lines: usize| lines.min(SLAB).div_ceil(LINES) * k.min(SLAB).div_ceil(STEP_K) * STEP;
+        let words = |lines: usize| lines.min(SLAB).div_ceil(LINES) * k.min(SLAB_K).div_ceil(STEP_K) * STEP;
         let (mut a_panels, mut b_panels) = (Scratch::new(words(m)), Scratch::new(words(n)));
         let a_panels = Shared(a_panels.as_mut_ptr().cast::<u32>());
         let b_panels = Shared(b_panels.as_mut_ptr().cast::<u32>());
 
-        let slabs = |length: usize| (0..length).step_by(SLAB).map(move |i| i..(i + SLAB).min(length));
-        for ks in slabs(k) {
+        let cut =
+            |length: usize, slab: usize| (0..length).step_by(slab).map(move |i| i..(i + slab).min(length));
+        let width = |source: Lines| if source.k == 1 { PACKED_LINES } else { PACKED_LINES_ACROSS };
+        for ks in cut(k, SLAB_K) {
             let steps = ks.len().div_ceil(STEP_K);
             let beta = if ks.start == 0 { beta } else { 1.0 };
-            for cols in slabs(n) {
-                for rows in slabs(m) {
+            for cols in cut(n, SLAB) {
+                for rows in cut(m, SLAB) {
                     // Columns are packed once for all slabs of rows.
-                    let b_tasks = if rows.start == 0 { cols.len().div_ceil(PACKED_LINES) } else { 0 };
-                    let a_tasks = rows.len().div_ceil(PACKED_LINES);
+                    let b_tasks = if rows.start == 0 { cols.len().div_ceil(width(b)) } else { 0 };
+                    let a_tasks = rows.len().div_ceil(width(a));
                     each(threads, a_tasks + b_tasks, |task| {
                         let (source, order, range, panels, task) = match task.checked_sub(b_tasks) {
                             None => (b, Order::PairsOfLines, &cols, b_panels, task),
                             Some(task) => (a, Order::LinesOfPairs, &rows, a_panels, task),
                         };
-                        let first = task * PACKED_LINES;
-                        let count = (range.len() - first).min(PACKED_LINES);
+                        let first = task * width(source);
+                        let count = (range.len() - first).min(width(source));
                         let out = panels.at(first / LINES * steps * STEP);
                         // SAFETY: the unit was found, and with it these instructions; the lines lie in the view
                         // and `ks` in its other side. Every task writes the panels of its own lines.
