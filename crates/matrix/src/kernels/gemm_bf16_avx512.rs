@@ -158,6 +158,8 @@ features! {
                 let mut a = a.add(group / 2 * (STEP / 2) + group % 2 * ROWS * 16);
                 let mut b = b;
                 for _ in 0..steps {
+                    // The lines of A in the next step: B, which all rows share, comes in order.
+                    (0..ROWS).for_each(|i| ahead(a.wrapping_add(STEP + 16 * i).cast()));
                     for pair in 0..16 {
                         let left: __m512bh = std::mem::transmute(_mm512_load_si512(b.add(16 * pair).cast()));
                         let right = _mm512_load_si512(b.add(STEP / 2 + 16 * pair).cast());
