@@ -166,6 +166,41 @@ pub fn gemm_bf16(
     multiply(Unit::detect(), threads, alpha, a, b, beta, c);
 }
 
+/// How the factors of a product are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// As they are.
+    #[default]
+    Full,
+    /// Rounded to bf16, the products summed in f32; f64 is not rounded.
+    Bf16,
+}
+
+/// [`gemm()`] or [`gemm_bf16()`].
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn gemm_in<R: Real>(
+    precision: Precision,
+    threads: Threads,
+    alpha: R,
+    a: View<'_, R>,
+    b: View<'_, R>,
+    beta: R,
+    c: ViewMut<'_, R>,
+) {
+    fn in_f32<R: Real>(v: View<'_, R>) -> Option<View<'_, f32>> {
+        Some(View { data: R::as_f32(v.data)?, shape: v.shape, strides: v.strides })
+    }
+    let (Precision::Bf16, Some(a), Some(b)) = (precision, in_f32(a), in_f32(b)) else {
+        return gemm(threads, alpha, a, b, beta, c);
+    };
+    let data = R::as_f32_mut(c.data).expect("as the factors");
+    let c = ViewMut { data, shape: c.shape, strides: c.strides };
+    let (alpha, beta) = (alpha.to_f64() as f32, beta.to_f64() as f32);
+    gemm_bf16(threads, alpha, a, b, beta, c);
+}
+
 /// Whether [`gemm_bf16()`] runs on the tile unit of this machine. The first call asks the system to let this process
 /// use it.
 pub fn bf16_products() -> bool {

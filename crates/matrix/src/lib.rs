@@ -49,7 +49,7 @@ pub use block_diagonal::BlockDiagonal;
 pub use buffer::Buffer;
 pub use csr::{Csc, Csr};
 pub use dense::Dense;
-pub use gemm::{Threads, View, ViewMut, bf16_products, gemm, gemm_bf16};
+pub use gemm::{Precision, Threads, View, ViewMut, bf16_products, gemm, gemm_bf16, gemm_in};
 pub use layout::Layout;
 pub use matrix::{LinearMap, Matrix, apply_many};
 pub use nofm::NofM;

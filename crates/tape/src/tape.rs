@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sparseland_matrix::{Buffer, Real};
+use sparseland_matrix::{Buffer, Precision, Real};
 
 use crate::{ParamId, Parameters};
 
@@ -54,6 +54,8 @@ pub struct Forward<'a, R: Real> {
     pub pool: &'a mut Pool<R>,
     /// Whether there will be a way back: what only it needs can be left out otherwise.
     pub recording: bool,
+    /// How the factors of dense products are taken.
+    pub precision: Precision,
 }
 
 /// The gradient of one input, to which an operation adds its part.
@@ -102,6 +104,8 @@ pub struct Backward<'a, R: Real> {
     pub parameters: &'a mut Parameters<R>,
     /// Buffers to work in.
     pub pool: &'a mut Pool<R>,
+    /// How the factors of dense products are taken.
+    pub precision: Precision,
 }
 
 /// A differentiable operation. Operations made outside this crate are like those made inside.
@@ -152,6 +156,7 @@ pub struct Tape<R: Real> {
     nodes: Vec<Node<R>>,
     pool: Pool<R>,
     recording: bool,
+    precision: Precision,
 }
 
 impl<R: Real> Default for Tape<R> {
@@ -163,12 +168,19 @@ impl<R: Real> Default for Tape<R> {
 impl<R: Real> Tape<R> {
     /// An empty tape that records.
     pub fn new() -> Self {
-        Self { nodes: Vec::new(), pool: Pool { spare: HashMap::new(), allocated: 0 }, recording: true }
+        let pool = Pool { spare: HashMap::new(), allocated: 0 };
+        Self { nodes: Vec::new(), pool, recording: true, precision: Precision::Full }
     }
 
     /// Whether operations keep what their way back needs. Without, a forward pass takes less memory.
     pub fn set_recording(&mut self, recording: bool) {
         self.recording = recording;
+    }
+
+    /// How dense layers' products take their factors, forth and back: rounded to bf16 they take less time, and their
+    /// sums, all weights and all else stay as they are.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Numbers allocated so far: constant once the shapes repeat.
@@ -242,6 +254,7 @@ impl<R: Real> Tape<R> {
             parameters,
             pool: &mut self.pool,
             recording: needs,
+            precision: self.precision,
         });
         self.record(Node {
             rows,
@@ -323,6 +336,7 @@ impl<R: Real> Tape<R> {
             gradients: &mut gradients,
             parameters,
             pool: &mut self.pool,
+            precision: self.precision,
         });
         for (input, gradient) in inputs.into_iter().zip(gradients) {
             let Some(Gradient { mut buffer, fresh }) = gradient else { continue };

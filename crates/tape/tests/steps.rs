@@ -2,6 +2,7 @@
 
 use rand::SeedableRng;
 use rand_pcg::Pcg64;
+use sparseland_matrix::Precision;
 use sparseland_tape::optimiser::{AdamW, Muon, Optimiser, Sgd, StateBits, clip_gradients};
 use sparseland_tape::{Activation, AttentionShape, ParamId, Parameters, Tape};
 
@@ -150,4 +151,33 @@ fn clipping_scales_to_the_limit_and_bad_numbers_are_named() {
     assert_eq!(p.first_not_finite(), None);
     p.get_mut(b).gradient[0] = f32::NAN;
     assert_eq!(p.first_not_finite(), Some(("b", 0, true)));
+}
+
+#[test]
+fn rounded_products_round_their_factors_and_nothing_else() {
+    let run = |precision: Precision, x: &[f32], w: &[f32]| {
+        let mut p = Parameters::<f32>::new();
+        let (rows, cols, inner) = (3, 5, 40);
+        let weight = p.add("w", &[cols, inner], &w[..cols * inner]);
+        let mut tape = Tape::new();
+        tape.set_precision(precision);
+        let input = tape.input(rows, inner, &x[..rows * inner]);
+        let y = tape.linear(&p, input, weight, None);
+        let made = tape.value(y).to_vec();
+        let sum = tape.sum(&p, y);
+        tape.backward(sum, &mut p);
+        let masters = p.value(weight).to_vec();
+        (made, p.gradient(weight).to_vec(), masters)
+    };
+    // Small integers: bf16 holds the factors, f32 the sums.
+    let integers = |by: usize| (0..200).map(|i| ((i * by) % 17) as f32 - 8.0).collect::<Vec<_>>();
+    let (x, w) = (integers(5), integers(7));
+    assert_eq!(run(Precision::Full, &x, &w), run(Precision::Bf16, &x, &w));
+    // Thirds become 171 / 512, sums of their products are exact, and the weights stay thirds.
+    let thirds = vec![1.0f32 / 3.0; 200];
+    let (made, gradient, masters) = run(Precision::Bf16, &thirds, &thirds);
+    let rounded = 171.0 / 512.0;
+    assert!(made.iter().all(|&y| y == 40.0 * rounded * rounded), "{}", made[0]);
+    assert!(gradient.iter().all(|&g| g == 3.0 * rounded), "{}", gradient[0]);
+    assert_eq!(masters, thirds[..masters.len()]);
 }

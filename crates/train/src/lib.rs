@@ -19,5 +19,5 @@ pub use corpus::Corpus;
 pub use error::TrainError;
 pub use images::Images;
 pub use language::{LanguageModel, byte_tokenizer};
-pub use recipe::{DataRecipe, MethodRecipe, NetRecipe, OptimiserKind, Recipe, TrainingRecipe};
+pub use recipe::{DataRecipe, MethodRecipe, NetRecipe, OptimiserKind, Products, Recipe, TrainingRecipe};
 pub use trainer::{Outcome, Point, Task, Trainer, Weights};

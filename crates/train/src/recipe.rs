@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sparseland_matrix::Precision;
 use sparseland_tape::optimiser::{AdamW, Decay, Muon, Optimiser, Schedule, Sgd, StateBits};
 
 use crate::TrainError;
@@ -115,6 +116,27 @@ pub enum OptimiserKind {
     Muon,
 }
 
+/// How the products of dense layers take their factors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Products {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to bf16 and summed in f32. Weights, gradients, optimiser state and validation stay in f32. It pays on
+    /// processors with AMX or AVX-512 BF16; `sparseland doctor` says.
+    Bf16,
+}
+
+impl From<Products> for Precision {
+    fn from(products: Products) -> Self {
+        match products {
+            Products::F32 => Self::Full,
+            Products::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// Form of the learning rate's decay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -142,6 +164,9 @@ pub struct TrainingRecipe {
     /// The optimiser.
     #[serde(default)]
     pub optimiser: OptimiserKind,
+    /// How the products of dense layers take their factors.
+    #[serde(default)]
+    pub products: Products,
     /// Largest learning rate.
     pub learning_rate: f64,
     /// Steps of warm-up.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sparseland_core::{Context, Event};
 use sparseland_data::{DType, TensorFile, TensorSource, TensorSpec, TensorWriter};
+use sparseland_matrix::Precision;
 use sparseland_tape::optimiser::{Optimiser, clip_gradients};
 use sparseland_tape::{Parameters, Parametrisation, Tape, Var};
 
@@ -281,6 +282,7 @@ impl<'a> Trainer<'a> {
         }
         task.parameters().zero_gradients();
         tape.set_recording(true);
+        tape.set_precision(t.products.into());
         let mut total = 0.0;
         for part in 0..t.accumulate {
             let mut loss = task.loss(tape, step, part, t.accumulate);
@@ -340,6 +342,7 @@ impl<'a> Trainer<'a> {
             weight.refresh(self.saved.step, parameters)?;
         }
         tape.set_recording(false);
+        tape.set_precision(Precision::Full);
         let metrics = context.install(|| task.validate(tape, context))?;
         let mut metrics = metrics;
         let mut counts = BTreeMap::<&'static str, f64>::new();

@@ -15,7 +15,8 @@ fn gradients_equal_those_of_pytorch() {
     let reference = TensorFile::open(path).unwrap();
     let read = |name: &str| reference.read_f32(name).unwrap();
     let labels = reference.read("labels").unwrap();
-    let labels: Vec<u32> = labels.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+    let labels: Vec<u32> =
+        labels.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
     let images = Images { pixels: read("pixels"), labels, shape: (8, 8), classes: 3 };
     let recipe = Recipe::parse(
         "[net]\nkind = \"conv\"\nchannels = [3, 4]\nhidden = 5\n[data]\n[training]\nsteps = 1\nbatch = 6\n\

@@ -113,6 +113,23 @@ fn bytes(task: &mut dyn Task) -> Vec<Vec<f32>> {
     task.parameters().iter().map(|p| p.value.to_vec()).collect()
 }
 
+#[test]
+fn rounded_products_learn_as_well_and_alike_on_any_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = text(dir.path());
+    let run = |extra: &str, threads: usize| {
+        let recipe = lm_recipe(&text, METHODS[0], 60, extra);
+        let mut task = LanguageModel::new(&recipe).unwrap();
+        let outcome = Trainer::new(&recipe, None).run(&mut task, &context(threads)).unwrap();
+        (bytes(&mut task), outcome.last("bits_per_byte").unwrap())
+    };
+    let (full, exact) = run("", 2);
+    let (one, rounded) = run("products = \"bf16\"", 1);
+    assert_eq!(one, run("products = \"bf16\"", 2).0);
+    assert_ne!(one, full);
+    assert!((rounded / exact - 1.0).abs() < 0.05, "{rounded} {exact}");
+}
+
 /// Cancels once a step is done, as Ctrl-C does.
 struct Stop(Arc<AtomicBool>, usize);
 

@@ -187,6 +187,7 @@ impl Heal {
                 batch: self.batch,
                 accumulate: 1,
                 optimiser: OptimiserKind::Adamw,
+                products: Default::default(),
                 learning_rate: self.learning_rate,
                 warmup: (self.steps / 20).max(1),
                 schedule: Default::default(),

@@ -1,9 +1,9 @@
 //! Products of matrices.
 
 use rayon::prelude::*;
-use sparseland_matrix::{Real, Threads, View, ViewMut, gemm};
+use sparseland_matrix::{Real, View, ViewMut};
 
-use super::{add_column_sums, add_to, rows_per_piece};
+use super::{add_column_sums, add_to, product, rows_per_piece};
 use crate::{Backward, Forward, Op, ParamId, Parameters, Tape, Var};
 
 /// `Y = X Wᵀ + b`.
@@ -33,7 +33,7 @@ impl<R: Real> Op<R> for Linear {
     fn forward(&mut self, on: Forward<'_, R>) {
         let x = View::new(on.inputs[0], self.rows, self.inner);
         let w = View::new(on.parameters.value(self.parameters[0]), self.cols, self.inner);
-        gemm(Threads::Pool, R::ONE, x, w.t(), R::ZERO, ViewMut::new(on.output, self.rows, self.cols));
+        product(on.precision, x, w.t(), R::ZERO, ViewMut::new(on.output, self.rows, self.cols));
         if let Some(&bias) = self.parameters.get(1) {
             add_bias(on.parameters.value(bias), on.output);
         }
@@ -45,10 +45,10 @@ impl<R: Real> Op<R> for Linear {
         if let Some(dx) = &mut on.gradients[0] {
             let (dx, beta) = dx.scaled();
             let w = View::new(w, self.cols, self.inner);
-            gemm(Threads::Pool, R::ONE, dy, w, beta, ViewMut::new(dx, self.rows, self.inner));
+            product(on.precision, dy, w, beta, ViewMut::new(dx, self.rows, self.inner));
         }
         let x = View::new(on.inputs[0], self.rows, self.inner);
-        gemm(Threads::Pool, R::ONE, dy.t(), x, R::ONE, ViewMut::new(dw, self.cols, self.inner));
+        product(on.precision, dy.t(), x, R::ONE, ViewMut::new(dw, self.cols, self.inner));
         if let Some(&bias) = self.parameters.get(1) {
             add_column_sums(on.gradient, self.cols, on.parameters.value_and_gradient(bias).1);
         }
@@ -96,7 +96,7 @@ impl<R: Real> Op<R> for MatMul {
     fn forward(&mut self, on: Forward<'_, R>) {
         let (m, k, n) = self.shape;
         let (a, b) = (View::new(on.inputs[0], m, k), View::new(on.inputs[1], k, n));
-        gemm(Threads::Pool, R::ONE, a, b, R::ZERO, ViewMut::new(on.output, m, n));
+        product(on.precision, a, b, R::ZERO, ViewMut::new(on.output, m, n));
     }
 
     fn backward(&mut self, on: Backward<'_, R>) {
@@ -105,11 +105,11 @@ impl<R: Real> Op<R> for MatMul {
             (View::new(on.inputs[0], m, k), View::new(on.inputs[1], k, n), View::new(on.gradient, m, n));
         if let Some(da) = &mut on.gradients[0] {
             let (da, beta) = da.scaled();
-            gemm(Threads::Pool, R::ONE, dc, b.t(), beta, ViewMut::new(da, m, k));
+            product(on.precision, dc, b.t(), beta, ViewMut::new(da, m, k));
         }
         if let Some(db) = &mut on.gradients[1] {
             let (db, beta) = db.scaled();
-            gemm(Threads::Pool, R::ONE, a.t(), dc, beta, ViewMut::new(db, k, n));
+            product(on.precision, a.t(), dc, beta, ViewMut::new(db, k, n));
         }
     }
 }

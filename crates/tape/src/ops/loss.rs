@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 use sparseland_matrix::simd::LANES;
-use sparseland_matrix::{Buffer, Real, Threads, View, ViewMut, gemm};
+use sparseland_matrix::{Buffer, Real, View, ViewMut};
 
-use super::largest;
+use super::{largest, product};
 use crate::{Backward, Forward, Op, ParamId, Parameters, Pool, Tape, Var};
 
 /// Rows whose logits stand in memory at a time in the fused loss.
@@ -128,7 +128,7 @@ impl<R: Real> Op<R> for LinearCrossEntropy<R> {
             let rows = targets.len();
             let logits = &mut logits[..rows * self.classes];
             let view = View::new(x, rows, self.inner);
-            gemm(Threads::Pool, R::ONE, view, w.t(), R::ZERO, ViewMut::new(logits, rows, self.classes));
+            product(on.precision, view, w.t(), R::ZERO, ViewMut::new(logits, rows, self.classes));
             let losses: Vec<f64> = logits
                 .par_chunks_mut(self.classes)
                 .zip(targets)
@@ -139,9 +139,9 @@ impl<R: Real> Op<R> for LinearCrossEntropy<R> {
                 let at = piece * ROWS * self.inner;
                 let d = View::new(logits, rows, self.classes);
                 let dx = ViewMut::new(&mut dx[at..at + rows * self.inner], rows, self.inner);
-                gemm(Threads::Pool, R::ONE, d, w, R::ZERO, dx);
+                product(on.precision, d, w, R::ZERO, dx);
                 let beta = if piece == 0 { R::ZERO } else { R::ONE };
-                gemm(Threads::Pool, R::ONE, d.t(), view, beta, ViewMut::new(dw, self.classes, self.inner));
+                product(on.precision, d.t(), view, beta, ViewMut::new(dw, self.classes, self.inner));
             }
         }
         on.pool.give(logits);

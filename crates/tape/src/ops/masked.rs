@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use sparseland_matrix::{LinearMap, Matrix, Real, Threads, View, ViewMut, gemm};
+use sparseland_matrix::{LinearMap, Matrix, Real, View, ViewMut};
 
+use super::product;
 use crate::{Backward, Forward, Op, ParamId, Parameters, Tape, Var};
 
 /// A mask over a dense master, and the same weight packed, if there is a kernel for it.
@@ -49,7 +50,7 @@ impl<R: Real> Op<R> for MaskedLinear {
         self.dense(on.parameters.value(self.parameters[0]), &mut used);
         let (x, w) =
             (View::new(on.inputs[0], self.rows, self.inner), View::new(&used, self.cols, self.inner));
-        gemm(Threads::Pool, R::ONE, x, w.t(), R::ZERO, ViewMut::new(on.output, self.rows, self.cols));
+        product(on.precision, x, w.t(), R::ZERO, ViewMut::new(on.output, self.rows, self.cols));
         on.pool.give(used);
     }
 
@@ -62,11 +63,11 @@ impl<R: Real> Op<R> for MaskedLinear {
             self.dense(master, &mut used);
             let (dx, beta) = dx.scaled();
             let w = View::new(&used, self.cols, self.inner);
-            gemm(Threads::Pool, R::ONE, dy, w, beta, ViewMut::new(dx, self.rows, self.inner));
+            product(on.precision, dy, w, beta, ViewMut::new(dx, self.rows, self.inner));
             on.pool.give(used);
         }
         let x = View::new(on.inputs[0], self.rows, self.inner);
-        gemm(Threads::Pool, R::ONE, dy.t(), x, R::ONE, ViewMut::new(slopes, self.cols, self.inner));
+        product(on.precision, dy.t(), x, R::ONE, ViewMut::new(slopes, self.cols, self.inner));
     }
 }
 

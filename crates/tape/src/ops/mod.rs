@@ -22,8 +22,8 @@ pub use norm::BatchStatistics;
 pub use patches::PatchShape;
 
 use rayon::prelude::*;
-use sparseland_matrix::Real;
 use sparseland_matrix::simd::LANES;
+use sparseland_matrix::{Precision, Real, Threads, View, ViewMut, gemm_in};
 
 /// Numbers that one thread handles at a time in element-wise loops.
 const PIECE: usize = 1 << 14;
@@ -43,6 +43,11 @@ fn pieces2<R: Real>(a: &[R], b: &[R], y: &mut [R], f: impl Fn(&[R], &[R], &mut [
     }
     let inputs = a.par_chunks(PIECE).zip(b.par_chunks(PIECE));
     y.par_chunks_mut(PIECE).zip(inputs).for_each(|(y, (a, b))| f(a, b, y));
+}
+
+/// `c = a b + beta c`, with all threads.
+fn product<R: Real>(precision: Precision, a: View<'_, R>, b: View<'_, R>, beta: R, c: ViewMut<'_, R>) {
+    gemm_in(precision, Threads::Pool, R::ONE, a, b, beta, c);
 }
 
 /// Runs of rows that one thread handles at a time: about [`PIECE`] numbers, whatever the number of threads.

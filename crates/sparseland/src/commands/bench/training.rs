@@ -16,6 +16,7 @@ use serde_json::json;
 use sparseland_core::{Context, Event};
 use sparseland_eval::statistics::median;
 use sparseland_eval::table::{Column, Table, human_bytes};
+use sparseland_matrix::Precision;
 use sparseland_nn::TrainableDecoder;
 use sparseland_tape::optimiser::{AdamW, Optimiser, StateBits};
 use sparseland_tape::weight::{DenseWeight, WeightError};
@@ -56,17 +57,20 @@ pub struct Training {
 enum Model {
     /// Llama-like, 6.8 M parameters, 8 sequences of 256 tokens, AdamW.
     Decoder,
-    /// The same with linear weights of rank 64 plus 3 % sparse.
+    /// The same with products of factors rounded to bf16, beside PyTorch's bf16 autocast.
+    DecoderBf16,
+    /// The first with linear weights of rank 64 plus 3 % sparse.
     DecoderSltrain,
     /// A convolutional network for MNIST, batch 128, AdamW.
     MnistConv,
 }
 
 /// What each model is measured against: the script's name for it.
-const PEERS: [(Model, &[&str]); 3] = [
-    (Model::Decoder, &["decoder", "decoder-bf16"]),
-    (Model::DecoderSltrain, &["decoder-sltrain"]),
-    (Model::MnistConv, &["mnist-conv"]),
+const PEERS: [(Model, &str); 4] = [
+    (Model::Decoder, "decoder"),
+    (Model::DecoderBf16, "decoder-bf16"),
+    (Model::DecoderSltrain, "decoder-sltrain"),
+    (Model::MnistConv, "mnist-conv"),
 ];
 
 #[derive(Serialize, Deserialize)]
@@ -98,18 +102,18 @@ impl Training {
             return super::super::print_json(&Times { seconds, peak_rss_bytes: peak_rss_bytes(), engine });
         }
         let mut rows = Vec::new();
-        for (model, peers) in PEERS {
+        for (model, peer) in PEERS {
             if self.model.is_none_or(|m| m == model) {
-                rows.extend(self.compare(model, peers, context)?);
+                rows.extend(self.compare(model, peer, context)?);
             }
         }
         if self.json { super::super::print_json(&rows) } else { super::super::print_text(&to_text(&rows)) }
     }
 
-    fn compare(&self, model: Model, peers: &[&str], context: &Context) -> Result<Vec<Row>> {
+    fn compare(&self, model: Model, peer: &str, context: &Context) -> Result<Vec<Row>> {
         let name = model.to_possible_value().expect("no model is hidden").get_name().to_owned();
-        // Ours first, then the peers; turn by turn.
-        let mut times: Vec<Vec<Times>> = (0..=peers.len()).map(|_| Vec::new()).collect();
+        // Ours first, then the peer's; turn by turn.
+        let mut times: [Vec<Times>; 2] = Default::default();
         context.report(Event::Stage { name: "training steps", total: self.turns });
         for turn in 0..self.turns {
             context.check_cancelled()?;
@@ -121,12 +125,10 @@ impl Training {
                 &context.threads().to_string(),
             ]);
             times[0].push(output(own, None)?.context("the measurement printed nothing")?);
-            for (peer, times) in peers.iter().zip(&mut times[1..]) {
-                let mut python = Command::new(&self.python);
-                let numbers = [context.threads(), self.steps, WARM].map(|n| n.to_string());
-                python.args(["-", peer]).args(numbers);
-                times.extend(output(python, Some(SCRIPT)).ok().flatten());
-            }
+            let mut python = Command::new(&self.python);
+            let numbers = [context.threads(), self.steps, WARM].map(|n| n.to_string());
+            python.args(["-", peer]).args(numbers);
+            times[1].extend(output(python, Some(SCRIPT)).ok().flatten());
             context.report(Event::Step { done: turn + 1, message: &name });
         }
         let medians: Vec<Option<(f64, u64)>> = times
@@ -137,19 +139,20 @@ impl Training {
             })
             .collect();
         let reference = medians.get(1).copied().flatten();
-        let names = std::iter::once(name.as_str()).chain(peers.iter().copied());
-        let rows = names.zip(&times).zip(&medians).filter_map(|((model, times), measured)| {
-            let (step_seconds, peak_rss_bytes) = (*measured)?;
-            Some(Row {
-                model: model.to_owned(),
-                engine: times[0].engine.clone(),
-                threads: context.threads(),
-                step_seconds,
-                peak_rss_bytes,
-                ratio_vs_pytorch: reference.map(|r| step_seconds / r.0),
-                memory_ratio_vs_pytorch: reference.map(|r| peak_rss_bytes as f64 / r.1 as f64),
-            })
-        });
+        let rows = [name.as_str(), peer].into_iter().zip(&times).zip(&medians).filter_map(
+            |((model, times), measured)| {
+                let (step_seconds, peak_rss_bytes) = (*measured)?;
+                Some(Row {
+                    model: model.to_owned(),
+                    engine: times[0].engine.clone(),
+                    threads: context.threads(),
+                    step_seconds,
+                    peak_rss_bytes,
+                    ratio_vs_pytorch: reference.map(|r| step_seconds / r.0),
+                    memory_ratio_vs_pytorch: reference.map(|r| peak_rss_bytes as f64 / r.1 as f64),
+                })
+            },
+        );
         Ok(rows.collect())
     }
 }
@@ -185,7 +188,10 @@ fn measure(model: Model, steps: usize) -> Result<Vec<f64>> {
         }
     };
     match model {
-        Model::Decoder | Model::DecoderSltrain => {
+        Model::Decoder | Model::DecoderBf16 | Model::DecoderSltrain => {
+            if model == Model::DecoderBf16 {
+                tape.set_precision(Precision::Bf16);
+            }
             let config = json!({
                 "model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6,
                 "num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 4096,
