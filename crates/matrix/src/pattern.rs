@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::batch::simd::Isa;
 use crate::kernels::batch::{sparse_batch, sparse_batch_transposed};
-use crate::kernels::batch_simd::Isa;
 use crate::kernels::pattern::PatternRows;
 use crate::simd::LANES;
 use crate::{Buffer, Csr, Real, ValueType, Values};

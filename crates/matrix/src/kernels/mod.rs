@@ -3,12 +3,6 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod amx;
 pub(crate) mod batch;
-mod batch_rows;
-pub(crate) mod batch_simd;
-#[cfg(test)]
-mod batch_tests;
-#[cfg(target_arch = "x86_64")]
-mod batch_unpack;
 pub(crate) mod combine;
 pub(crate) mod gemm_bf16;
 #[cfg(target_arch = "x86_64")]
@@ -29,11 +23,11 @@ pub(crate) mod pattern;
 /// Writes the positions of the set bits of `mask` and gives their number; `out` must have room for
 /// 32 more.
 pub(crate) fn positions(mask: &[u8], out: &mut [u16]) -> usize {
-    batch_simd::positions(batch_simd::Isa::detect(), mask, out)
+    batch::simd::positions(batch::simd::Isa::detect(), mask, out)
 }
 
 /// Reads `out.len() - 32` codes of `bits` bits.
 pub(crate) fn codes(codes: &[u8], bits: usize, out: &mut [u16]) {
     // Columns of groups of width zero are the codes themselves.
-    batch_simd::code_columns(batch_simd::Isa::detect(), codes, bits, (32, 0), out);
+    batch::simd::code_columns(batch::simd::Isa::detect(), codes, bits, (32, 0), out);
 }

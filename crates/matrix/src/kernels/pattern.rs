@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // the contract of `Rows` is stated by `unsafe impl`
 
 use super::batch::Rows;
-use super::batch_simd::Isa;
+use super::batch::simd::Isa;
 use crate::Pattern;
 
 /// A pattern and its values, one per entry.

@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 
 use half::{bf16, f16};
 
-use super::batch_simd::prefetch;
-use super::gemv::{GROUP, NofMShape};
+use super::super::gemv::{GROUP, NofMShape};
+use super::simd::prefetch;
 use crate::values::with_values;
 use crate::{Bitmask, Element, NofM};
 

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 
-use super::batch::{Rows, dense_batch, dense_batch_transposed, sparse_batch, sparse_batch_transposed};
-use super::batch_simd::{Isa, code_columns, positions, transpose};
+use super::simd::{Isa, code_columns, positions, transpose};
+use super::{Rows, dense_batch, dense_batch_transposed, sparse_batch, sparse_batch_transposed};
 use crate::{Bitmask, Csc, Csr, Dense, LinearMap, Matrix, NofM, ValueType};
 
 const TYPES: [ValueType; 4] = [ValueType::F32, ValueType::Bf16, ValueType::F16, ValueType::I8];

@@ -2,8 +2,9 @@
 
 #![allow(unsafe_code)] // the contract of `Rows` is stated by `unsafe impl`
 
-use super::batch::{Rows, widen_row};
-use super::batch_simd::Isa;
+use super::Rows;
+use super::dense::widen_row;
+use super::simd::Isa;
 use crate::{Bitmask, Csr, NofM, ValueType};
 
 /// Appends `count` values from position `first` on, which belong to `row`.
@@ -60,8 +61,8 @@ unsafe impl Rows for Bitmask {
     fn unpack(&self, isa: Isa, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if super::batch_unpack::available() => {
-                super::batch_unpack::bitmask(self, row, columns, values);
+            Isa::Avx512 if super::unpack::available() => {
+                super::unpack::bitmask(self, row, columns, values);
             }
             _ => self.unpack_row(row, columns, values),
         }
@@ -94,8 +95,8 @@ unsafe impl Rows for NofM {
     fn unpack(&self, isa: Isa, row: usize, columns: &mut Vec<u16>, values: &mut Vec<f32>) {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if super::batch_unpack::available() => {
-                super::batch_unpack::nofm(self, row, columns, values);
+            Isa::Avx512 if super::unpack::available() => {
+                super::unpack::nofm(self, row, columns, values);
             }
             _ => self.unpack_row(row, columns, values),
         }
