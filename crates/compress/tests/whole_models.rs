@@ -10,7 +10,7 @@ use sparseland_compress::methods::welore::{
 };
 use sparseland_compress::pipeline::Job;
 use sparseland_core::Context;
-use sparseland_data::{Checkpoint, TensorSource};
+use sparseland_data::{Checkpoint, DType, TensorSource, TensorSpec, TensorWriter};
 use sparseland_linalg::{Mat, svd_values};
 use sparseland_matrix::LinearMap;
 use sparseland_nn::structure::Structure;
@@ -94,6 +94,30 @@ fn fisher_information_is_kept_for_the_same_model_and_text_only() {
     assert_ne!(one, two);
     let none = Calibration { sequences: vec![vec![3]] };
     assert!(Fisher::measure(&checkpoint(), &none, &context).is_err());
+}
+
+#[test]
+fn importances_of_a_file_serve_any_text_and_are_written_where_there_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("importances.safetensors");
+    let context = Context::new(0, 1).unwrap();
+    let text = |n: usize| Calibration { sequences: sequences()[..n].to_vec() };
+    let one = Fisher::shared(&checkpoint(), &text(1), &path, &context).unwrap();
+    assert_eq!(one, Fisher::measure(&checkpoint(), &text(1), &context).unwrap());
+    assert_eq!(one, Fisher::shared(&checkpoint(), &text(2), &path, &context).unwrap(), "read, not measured");
+    // Another program's file may hold the inputs' side alone.
+    let specs = [TensorSpec::new("layer.fisher", DType::F32, [2])];
+    let mut writer = TensorWriter::create(&path, &specs, &Default::default()).unwrap();
+    writer.write_typed("layer.fisher", &[1.0f32, 4.0]).unwrap();
+    writer.finish().unwrap();
+    let found = Fisher::load(&path).unwrap().layer("layer", 2, 3).unwrap();
+    assert_eq!((found.inputs, found.outputs), (vec![1.0, 4.0], vec![1.0; 3]));
+    let foreign = dir.path().join("other.safetensors");
+    TensorWriter::create(&foreign, &[], &Default::default()).unwrap().finish().unwrap();
+    let error = Fisher::shared(&checkpoint(), &text(1), &foreign, &context).unwrap_err().to_string();
+    assert!(error.contains("other.safetensors") && error.contains("LAYER.fisher"), "{error}");
+    std::fs::write(&foreign, b"not a tensor file").unwrap();
+    assert!(Fisher::load(&foreign).unwrap_err().to_string().contains("other.safetensors"));
 }
 
 #[test]

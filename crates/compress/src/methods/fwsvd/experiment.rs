@@ -116,7 +116,7 @@ fn honesty(
         row("FWSVD by inputs", ours, format!("below plain SVD, dense {dense:.4}"), plain);
         let activations = bits(&Asvd::default())?;
         row("ASVD", activations, "below plain SVD".into(), plain);
-        row("whitened SVD", bits(&SvdLlm)?, "below FWSVD and ASVD".into(), ours.min(activations));
+        row("whitened SVD", bits(&SvdLlm::default())?, "below FWSVD and ASVD".into(), ours.min(activations));
         row(
             "FWSVD by inputs and outputs (ours)",
             weighted(Axis::Both)?,

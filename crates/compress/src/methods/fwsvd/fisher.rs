@@ -117,12 +117,7 @@ impl Fisher {
         path: &Path,
         context: &Context,
     ) -> Result<Self, CompressError> {
-        let key = format!(
-            "{} {} {}",
-            checkpoint.dir().display(),
-            checkpoint.file_bytes(),
-            calibration.fingerprint()
-        );
+        let key = key_of(checkpoint, calibration);
         if let Ok(file) = TensorFile::open(path)
             && file.metadata().get("of").is_some_and(|of| *of == key)
         {
@@ -133,12 +128,43 @@ impl Fisher {
         Ok(found)
     }
 
+    /// The importances in a file of the user's, or [`measure`](Self::measure)d and written there if there is no such
+    /// file yet. What they were measured on is not compared with this run: a file made with more text, or by another
+    /// program from labels, serves as it is.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load) and [`measure`](Self::measure); if the file cannot be written.
+    pub fn shared(
+        checkpoint: &Checkpoint,
+        calibration: &Calibration,
+        path: &Path,
+        context: &Context,
+    ) -> Result<Self, CompressError> {
+        if path.exists() {
+            let found = Self::load(path)?;
+            let (layers, path) = (found.layers.len(), path.display());
+            context.report(Event::Line(&format!("importances of {layers} layers read from {path}")));
+            return Ok(found);
+        }
+        let found = Self::measure(checkpoint, calibration, context)?;
+        found.save(path, &key_of(checkpoint, calibration))?;
+        Ok(found)
+    }
+
     /// Reads a file of tensors `LAYER.fisher` (one number per input) and, where given, `LAYER.fisher_outputs`.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If it cannot be read or holds no such tensor.
     pub fn load(path: &Path) -> Result<Self, CompressError> {
-        Self::of_file(&TensorFile::open(path)?)
+        let found = Self::of_file(&TensorFile::open(path)?)?;
+        if found.layers.is_empty() {
+            return Err(CompressError::Setting(format!(
+                "{} holds no tensor named LAYER{INPUTS}; give a file of importances, or one that does not exist yet \
+                 to have them measured",
+                path.display()
+            )));
+        }
+        Ok(found)
     }
 
     fn of_file(file: &TensorFile) -> Result<Self, CompressError> {
@@ -146,9 +172,8 @@ impl Fisher {
         for name in file.names() {
             let Some(layer) = name.strip_suffix(INPUTS) else { continue };
             let outputs = format!("{layer}{OUTPUTS}");
-            let outputs =
-                if file.find(&outputs).is_some() { read_typed(file, &outputs)? } else { Vec::new() };
-            layers.insert(layer.to_owned(), LayerFisher { inputs: read_typed(file, name)?, outputs });
+            let outputs = if file.find(&outputs).is_some() { numbers(file, &outputs)? } else { Vec::new() };
+            layers.insert(layer.to_owned(), LayerFisher { inputs: numbers(file, name)?, outputs });
         }
         Ok(Self { layers })
     }
@@ -195,13 +220,29 @@ impl Fisher {
                 found.outputs.len()
             )));
         }
-        if found.inputs.iter().chain(&found.outputs).any(|v| !(v.is_finite() && *v >= 0.0)) {
-            return Err(CompressError::Setting(format!(
-                "the Fisher information of {name} holds a negative or non-finite number"
-            )));
+        for (side, numbers) in [("input", &found.inputs), ("output", &found.outputs)] {
+            if let Some(i) = numbers.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
+                return Err(CompressError::Setting(format!(
+                    "the Fisher information of {name} is {} at {side} {i}; it must be a finite number of at least 0",
+                    numbers[i]
+                )));
+            }
         }
         Ok(found)
     }
+}
+
+/// A tensor as f64; other programs may have written another type.
+fn numbers(file: &TensorFile, name: &str) -> Result<Vec<f64>, CompressError> {
+    if file.info(name)?.dtype == DType::F64 {
+        return Ok(read_typed(file, name)?);
+    }
+    Ok(file.read_f32(name)?.into_iter().map(f64::from).collect())
+}
+
+/// What decides the importances: the model and the text.
+fn key_of(checkpoint: &Checkpoint, calibration: &Calibration) -> String {
+    format!("{} {} {}", checkpoint.dir().display(), checkpoint.file_bytes(), calibration.fingerprint())
 }
 
 /// Row and column sums of the squared gradients of all linear layers, gradients times `scale`.
