@@ -30,9 +30,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 use sparseland_core::{Context, Event};
-use sparseland_data::{
-    Checkpoint, CheckpointOptions, CheckpointWriter, DType, TensorSource, TensorSpec, WrittenCheckpoint,
-};
+use sparseland_data::{Checkpoint, DType, TensorSpec, WrittenCheckpoint};
 use sparseland_linalg::{Mat, svd_truncated};
 use sparseland_matrix::{Dense, Layout, LinearMap, Matrix, Product, Transposed, ValueType};
 use sparseland_nn::structure::{Structure, StructuredLayer, part_spec};
@@ -279,7 +277,7 @@ pub fn write(
     std::fs::create_dir_all(out)
         .map_err(|source| CompressError::Io { path: out.display().to_string(), source })?;
     let mut structure = Structure::default();
-    let mut parts = std::collections::BTreeMap::new();
+    let mut parts = crate::replaced::Replacements::new();
     calibrate((checkpoint, config), calibration, (method, alphas), out, context, &mut |index, block| {
         for (site, linear) in block.linears() {
             let Some(selection) = &linear.selection else { continue };
@@ -307,29 +305,5 @@ pub fn write(
         }
         Ok(())
     })?;
-    let mut specs: Vec<TensorSpec> = Vec::new();
-    for name in checkpoint.names() {
-        match name.strip_suffix(".weight").filter(|name| parts.contains_key(*name)) {
-            Some(layer) => specs.extend(parts[layer].iter().map(|(spec, _)| spec.clone())),
-            None => {
-                let info = checkpoint.info(name)?;
-                specs.push(TensorSpec::new(name, info.dtype, info.shape.clone()));
-            }
-        }
-    }
-    let mut writer = CheckpointWriter::create(out, &specs, &CheckpointOptions::default())?;
-    for name in checkpoint.names() {
-        match name.strip_suffix(".weight").filter(|name| parts.contains_key(*name)) {
-            Some(layer) => {
-                for (spec, bytes) in &parts[layer] {
-                    writer.write(&spec.name, bytes)?;
-                }
-            }
-            None => writer.copy(checkpoint, name)?,
-        }
-    }
-    writer.add_files_of(checkpoint)?;
-    let mut json = checkpoint.config().clone();
-    structure.write(&mut json);
-    Ok(writer.finish(&json)?)
+    crate::replaced::write(checkpoint, &structure, &parts, out)
 }

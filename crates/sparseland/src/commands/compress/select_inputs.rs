@@ -106,7 +106,12 @@ impl Compress {
     }
 }
 
-fn to_text(report: &Report) -> String {
+/// Bytes, quality and speed before and after, what was measured of them.
+pub(super) fn before_and_after(
+    bytes: (u64, u64),
+    bits: (Option<f64>, Option<f64>),
+    speeds: (Option<f64>, Option<f64>),
+) -> Table {
     let mut table = Table::new([
         Column::text(""),
         Column::right("before"),
@@ -114,22 +119,30 @@ fn to_text(report: &Report) -> String {
         Column::right("change"),
     ]);
     let change = |a: f64, b: f64| format!("{:+.1} %", 100.0 * (b / a - 1.0));
-    let (a, b) = (report.file_bytes_before, report.file_bytes_after);
+    let (a, b) = bytes;
     table.row([
         "bytes on disk".into(),
         human_bytes(a).into(),
         human_bytes(b).into(),
         change(a as f64, b as f64).into(),
     ]);
-    if let (Some(a), Some(b)) = (report.bits_per_byte_before, report.bits_per_byte_after) {
+    if let (Some(a), Some(b)) = bits {
         let (from, to) = (format!("{a:.4}"), format!("{b:.4}"));
         table.row(["bits per byte".into(), from.into(), to.into(), change(a, b).into()]);
     }
-    let speeds = (report.decode_tokens_per_second_before, report.decode_tokens_per_second_after);
     if let (Some(a), Some(b)) = speeds {
         let (from, to) = (format!("{a:.0}"), format!("{b:.0}"));
         table.row(["decode tokens per second".into(), from.into(), to.into(), change(a, b).into()]);
     }
+    table
+}
+
+fn to_text(report: &Report) -> String {
+    let table = before_and_after(
+        (report.file_bytes_before, report.file_bytes_after),
+        (report.bits_per_byte_before, report.bits_per_byte_after),
+        (report.decode_tokens_per_second_before, report.decode_tokens_per_second_after),
+    );
     let mean = report.alphas.iter().sum::<f64>() / report.alphas.len().max(1) as f64;
     format!(
         "\n{table}\n{:.0} % of the multiply-adds skipped token by token, mean alpha {mean:.3}\n\
