@@ -145,19 +145,24 @@ pub fn make(slug: &str, settings: &Settings, around: &Around<'_>) -> Result<Box<
             ..Cospadi::default()
         }),
         "fwsvd" => {
-            let fisher = match choice("fisher")? {
-                path if path.is_empty() => {
-                    let kept = work_folder(around.out).join("fisher.safetensors");
-                    Fisher::cached(around.checkpoint, around.calibration, &kept, around.context)?
-                }
-                path => {
-                    Fisher::shared(around.checkpoint, around.calibration, Path::new(&path), around.context)?
-                }
-            };
             let axis = match choice("axis")?.as_str() {
                 "output" => Axis::Output,
                 "both" => Axis::Both,
+                "kronecker" => Axis::Kronecker,
                 _ => Axis::Input,
+            };
+            let fisher = match choice("fisher")? {
+                path if path.is_empty() => {
+                    let kept = work_folder(around.out).join("fisher.safetensors");
+                    Fisher::cached(around.checkpoint, around.calibration, axis, &kept, around.context)?
+                }
+                path => Fisher::shared(
+                    around.checkpoint,
+                    around.calibration,
+                    axis,
+                    Path::new(&path),
+                    around.context,
+                )?,
             };
             Box::new(Fwsvd { fisher, axis })
         }

@@ -176,10 +176,17 @@ pub const METHODS: &[Method] = &[
             },
             Parameter {
                 name: "search",
-                kind: ParameterKind::Choice { of: &["no", "yes"] },
+                kind: ParameterKind::Choice { of: &["no", "common", "kinds", "layers"] },
                 default: "no",
                 source: "ours (paper: evolution over 16 samples)",
-                help: "find every layer's own alpha on the calibration text",
+                help: "find alpha on a quarter of the calibration text: one, one per kind of layer, or per layer",
+            },
+            Parameter {
+                name: "path",
+                kind: ParameterKind::Choice { of: &["rest", "weight"] },
+                default: "rest",
+                source: "ours (paper: weight)",
+                help: "whether the low-rank path fits the outputs of the inputs not kept, or the weight",
             },
             Parameter {
                 name: "score",
@@ -321,10 +328,10 @@ pub const METHODS: &[Method] = &[
         parameters: &[
             Parameter {
                 name: "axis",
-                kind: ParameterKind::Choice { of: &["input", "output", "both"] },
+                kind: ParameterKind::Choice { of: &["input", "output", "both", "kronecker"] },
                 default: "input",
                 source: "paper",
-                help: "one importance per input, per output, or the product of both",
+                help: "importances per input, per output, the product of both, or of their full correlations",
             },
             Parameter {
                 name: "fisher",

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use sparseland_compress::methods::r_sparse::{self, Alphas, RSparse};
+use sparseland_compress::methods::r_sparse::{self, Alphas, Freedom, RSparse, SidePath};
 use sparseland_core::Context;
 use sparseland_data::Checkpoint;
 use sparseland_eval::table::{Column, Table, human_bytes, human_seconds};
@@ -60,15 +60,21 @@ impl Compress {
             sparsity: self.remove,
             norms: choice("score")? == "norms",
             all_tokens: choice("tokens")? == "all",
+            path: if choice("path")? == "weight" { SidePath::Weight } else { SidePath::Rest },
             ..RSparse::default()
         };
         let started = Instant::now();
         let alphas = match choice("search")?.as_str() {
-            "yes" => {
+            "no" => Alphas::Uniform(settings.get("alpha")?),
+            freedom => {
+                let freedom = match freedom {
+                    "layers" => Freedom::Layers,
+                    "kinds" => Freedom::Kinds,
+                    _ => Freedom::Common,
+                };
                 std::fs::create_dir_all(&self.out)?;
-                r_sparse::search(&checkpoint, &calibration, &method, &self.out, context)?
+                r_sparse::search(&checkpoint, &calibration, (&method, freedom), &self.out, context)?
             }
-            _ => Alphas::Uniform(settings.get("alpha")?),
         };
         let written =
             r_sparse::write((&checkpoint, &config), &calibration, (&method, &alphas), &self.out, context)?;
