@@ -183,10 +183,10 @@ pub const METHODS: &[Method] = &[
             },
             Parameter {
                 name: "path",
-                kind: ParameterKind::Choice { of: &["rest", "weight"] },
-                default: "rest",
-                source: "ours (paper: weight)",
-                help: "whether the low-rank path fits the outputs of the inputs not kept, or the weight",
+                kind: ParameterKind::Choice { of: &["weight", "rest"] },
+                default: "weight",
+                source: "paper",
+                help: "whether the low-rank path fits the weight, or the outputs of the inputs not kept",
             },
             Parameter {
                 name: "score",
