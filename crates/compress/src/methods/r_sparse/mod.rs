@@ -20,7 +20,7 @@
 //! - the low-rank path can also be fitted to the outputs of the inputs that are not kept (whitened SVD on calibration
 //!   text, [`SidePath::Rest`]). That is optimal on the sampled inputs but gained nothing on unseen text: half skipped
 //!   on a model of 10 M parameters, bits per byte 1.5429 without a path (`alpha` 1), 1.5444 by the weight and 1.5453 by
-//!   the rest at `alpha` 0.95 (ranks 2 to 6, too few for the inputs given up), 1.5313 and 1.5312 at 0.5; so the paper's
+//!   the rest at `alpha` 0.95 (ranks 2 to 5, too few for the inputs given up), 1.5313 and 1.5312 at 0.5; so the paper's
 //!   stays the default;
 //! - the search is coordinate descent from the best common `alpha`, not evolution, whose settings were not published;
 //!   it scores on calibration text that gives no thresholds and keeps gains of twice their standard error only.
