@@ -11,12 +11,13 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use sparseland_core::{Context, Event};
 use sparseland_data::Checkpoint;
+use sparseland_linalg::{Mat, matmul_transposed_left};
 use sparseland_nn::{Block, LinearInput, ModelConfig, Workspace, embed};
 
 use crate::CompressError;
 use crate::hidden::HiddenStates;
 use crate::problem::Needs;
-use crate::statistics::{Collector, InputStatistics};
+use crate::statistics::{Collector, InputStatistics, OriginalInputs};
 
 /// The fewest tokens that calibration accepts.
 const FEWEST_TOKENS: usize = 64;
@@ -154,6 +155,77 @@ impl<'a> Stream<'a> {
         context: &Context,
     ) -> Result<BlockStatistics, CompressError> {
         self.pass(block, index, context, true, false)
+    }
+
+    /// What `original`'s hidden states send into the layers of `block`, beside what this stream's send there; both
+    /// streams stay where they are.
+    pub(crate) fn beside(
+        &mut self,
+        original: &mut Stream<'_>,
+        block: &Block,
+        index: usize,
+        context: &Context,
+    ) -> Result<BTreeMap<LinearInput, Arc<OriginalInputs>>, CompressError> {
+        let mut cross = self.cross(original, block, context)?;
+        let statistics = original.observe(block, index, context)?;
+        let one = |(input, statistics)| {
+            Some((input, Arc::new(OriginalInputs { statistics, cross: cross.remove(&input)? })))
+        };
+        Ok(statistics.into_iter().filter_map(one).collect())
+    }
+
+    /// `sum x x'ᵀ` for every group of layers, `x` the inputs that `original`'s hidden states give in `block` and `x'`
+    /// those of this stream's. Tokens of which either is not finite are left out.
+    fn cross(
+        &mut self,
+        original: &mut Stream<'_>,
+        block: &Block,
+        context: &Context,
+    ) -> Result<BTreeMap<LinearInput, Mat<f64>>, CompressError> {
+        let mut sums: BTreeMap<LinearInput, Mat<f64>> = BTreeMap::new();
+        for i in 0..self.hidden.len() {
+            context.check_cancelled()?;
+            let mut theirs: BTreeMap<LinearInput, Mat<f64>> = BTreeMap::new();
+            original.hidden.read(i, &mut original.current)?;
+            let widen = |x: &[f32], tokens: usize| Mat {
+                rows: tokens,
+                cols: x.len() / tokens.max(1),
+                data: x.iter().map(|&v| f64::from(v)).collect(),
+            };
+            block.forward_sequence(
+                self.config,
+                &mut original.current,
+                &mut original.workspace,
+                &mut |input, x, tokens| drop(theirs.insert(input, widen(x, tokens))),
+            );
+            self.hidden.read(i, &mut self.current)?;
+            let mut failed = None;
+            block.forward_sequence(
+                self.config,
+                &mut self.current,
+                &mut self.workspace,
+                &mut |input, x, tokens| {
+                    let (mut ours, Some(theirs)) = (widen(x, tokens), theirs.get_mut(&input)) else { return };
+                    for t in 0..tokens {
+                        if !ours.row(t).iter().chain(theirs.row(t)).all(|v| v.is_finite()) {
+                            ours.row_mut(t).fill(0.0);
+                            theirs.row_mut(t).fill(0.0);
+                        }
+                    }
+                    match (matmul_transposed_left(theirs, &ours), sums.get_mut(&input)) {
+                        (Ok(found), Some(sum)) => {
+                            sum.data.iter_mut().zip(&found.data).for_each(|(s, v)| *s += v);
+                        }
+                        (Ok(found), None) => drop(sums.insert(input, found)),
+                        (Err(error), _) => failed = Some(error),
+                    }
+                },
+            );
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+        }
+        Ok(sums)
     }
 
     /// Runs the sequences through `block` and keeps its outputs.

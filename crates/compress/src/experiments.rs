@@ -249,7 +249,7 @@ pub(crate) fn anisotropic(d1: usize, rng: &mut Pcg64) -> Result<Arc<InputStatist
 
 pub(crate) fn problem(weight: &Mat<f64>, inputs: &Arc<InputStatistics>) -> LayerProblem {
     let (weight, inputs) = (weight.clone(), Some(inputs.clone()));
-    LayerProblem { name: "planted".into(), weight, inputs, values: ValueType::F32 }
+    LayerProblem { name: "planted".into(), weight, inputs, original: None, values: ValueType::F32 }
 }
 
 /// At most this share of a layer's parameters.

@@ -22,6 +22,7 @@ mod hidden;
 pub mod methods;
 pub mod pipeline;
 pub mod problem;
+mod replaced;
 mod sensitivity;
 pub mod statistics;
 mod work;

@@ -4,9 +4,8 @@
 //! and measures what each option of each layer would cost; the second sees the blocks as they will be
 //! used: block `b` is compressed on inputs that the already compressed blocks before it produce.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -22,7 +21,6 @@ use crate::calibrate::{BlockStatistics, Calibration, Stream};
 use crate::fingerprint::Fnv;
 use crate::problem::{Errors, LayerMethod, LayerProblem, Limit, Needs, cost, inputs_first};
 use crate::sensitivity::Prober;
-use crate::statistics::InputStatistics;
 use crate::work::Work;
 
 pub use crate::work::folder as work_folder;
@@ -313,7 +311,7 @@ impl Run<'_> {
     ) -> Result<Compressed, CompressError> {
         let blocks = self.job.config.num_hidden_layers;
         context.report(Event::Stage { name: "compressing", total: blocks });
-        let mut stream = None;
+        let (mut stream, mut original) = (None, None);
         let mut records = Vec::new();
         for index in 0..blocks {
             let planned = &plan.layers[index * LinearSite::ALL.len()..(index + 1) * LinearSite::ALL.len()];
@@ -344,10 +342,24 @@ impl Run<'_> {
             if calibrated && stream.is_none() {
                 stream = Some(self.stream()?);
             }
+            if self.job.method.needs_original() && original.is_none() {
+                original = Some(self.stream()?);
+            }
             let statistics = match stream.as_mut() {
                 Some(stream) if missing => context.install(|| stream.observe(&block, index, context))?,
                 _ => BlockStatistics::new(),
             };
+            let beside = match (stream.as_mut(), original.as_mut()) {
+                (Some(stream), Some(original)) if missing => {
+                    context.install(|| stream.beside(original, &block, index, context))?
+                }
+                _ => BTreeMap::new(),
+            };
+            if let Some(original) = original.as_mut()
+                && later
+            {
+                context.install(|| original.advance(&block, index, context))?;
+            }
             let fresh = context.install(|| {
                 each_site(&block, |site| -> Result<Option<(LayerRecord, Matrix)>, CompressError> {
                     context.check_cancelled()?;
@@ -359,8 +371,10 @@ impl Run<'_> {
                     let weight = &block.linear(site).weight;
                     let inputs = statistics.get(&site.input()).cloned();
                     let name = &planned[i].name;
-                    let (record, matrix) =
-                        self.compress(name, weight, inputs, layout).map_err(|e| e.in_layer(name))?;
+                    let mut problem =
+                        LayerProblem::new(name, weight, inputs, self.values_of(&weight.layout()));
+                    problem.original = beside.get(&site.input()).cloned();
+                    let (record, matrix) = self.compress(problem, layout).map_err(|e| e.in_layer(name))?;
                     self.work.keep_layer(tag, &record, &matrix)?;
                     Ok(Some((record, matrix)))
                 })
@@ -395,18 +409,22 @@ impl Run<'_> {
 
     fn compress(
         &self,
-        name: &str,
-        weight: &Matrix,
-        inputs: Option<Arc<InputStatistics>>,
+        problem: LayerProblem,
         layout: &Layout,
     ) -> Result<(LayerRecord, Matrix), CompressError> {
-        let values = self.values_of(&weight.layout());
-        let problem = LayerProblem::new(name, weight, inputs.clone(), values);
+        // The errors of what is stored, rounding included.
+        let (name, inputs) = (problem.name.clone(), problem.inputs.clone());
+        let judge = LayerProblem {
+            inputs: inputs.clone(),
+            weight: problem.weight.clone(),
+            original: None,
+            name: name.clone(),
+            values: problem.values,
+        };
         let matrix = self.job.method.prepare(problem)?.build(layout)?;
         let condition = inputs.as_ref().and_then(|i| i.condition());
-        // The errors of what is stored, rounding included.
-        let errors = LayerProblem::new(name, weight, inputs, values).errors(&inputs_first(&matrix))?;
-        Ok((LayerRecord { name: name.to_owned(), layout: matrix.layout(), errors, condition }, matrix))
+        let errors = judge.errors(&inputs_first(&matrix))?;
+        Ok((LayerRecord { name, layout: matrix.layout(), errors, condition }, matrix))
     }
 
     /// Copies every tensor of the original except the weights that have become structured.

@@ -12,7 +12,7 @@ use sparseland_matrix::{Bitmask, Csr, Dense, Layout, LinearMap, Matrix, Product,
 
 use crate::CompressError;
 use crate::allocation::Budget;
-use crate::statistics::InputStatistics;
+use crate::statistics::{InputStatistics, OriginalInputs};
 
 /// What a budget counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +134,9 @@ pub struct LayerProblem {
     pub weight: Mat<f64>,
     /// What the calibration text sends into the layer; `None` for methods that need no data.
     pub inputs: Option<Arc<InputStatistics>>,
+    /// What the original network sends into it, where [`LayerMethod::needs_original`] asks for it and the layers
+    /// before may differ from the original ones.
+    pub original: Option<Arc<OriginalInputs>>,
     /// Type of the values that will be stored.
     pub values: ValueType,
 }
@@ -141,7 +144,7 @@ pub struct LayerProblem {
 impl LayerProblem {
     /// From a stored `out x in` matrix.
     pub fn new(name: &str, weight: &Matrix, inputs: Option<Arc<InputStatistics>>, values: ValueType) -> Self {
-        Self { name: name.to_owned(), weight: inputs_first(weight), inputs, values }
+        Self { name: name.to_owned(), weight: inputs_first(weight), inputs, original: None, values }
     }
 
     /// `(d1, d2)`: inputs and outputs.
@@ -284,6 +287,12 @@ pub trait LayerMethod: Send + Sync {
 
     /// What must be known of the inputs.
     fn needs(&self) -> Needs;
+
+    /// Whether [`prepare`](Self::prepare) wants to know the inputs of the original network beside those that the
+    /// compressed layers before produce: a second stream of the calibration text while layers are built.
+    fn needs_original(&self) -> bool {
+        false
+    }
 
     /// Whether a budget can be met: a fixed pattern removes one fraction and no other.
     ///

@@ -1,6 +1,6 @@
 //! What calibration text sends into a layer: moments per input channel, the Gram matrix, the whitener.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use sparseland_linalg::{GramAccumulator, Mat, Whitener, cholesky_robust, matmul};
 
@@ -92,6 +92,15 @@ impl InputStatistics {
         }
         Ok(norm(&self.whitener()?.apply(a)?))
     }
+}
+
+/// What the original network sends into a layer whose inputs in use come from compressed layers before it.
+#[derive(Debug)]
+pub struct OriginalInputs {
+    /// Statistics of the original inputs `x`.
+    pub statistics: Arc<InputStatistics>,
+    /// `sum x x'ᵀ`, `x'` the input in use for the same token: `channels x channels`.
+    pub cross: Mat<f64>,
 }
 
 /// Adds up the statistics sequence by sequence.

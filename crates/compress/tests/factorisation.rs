@@ -45,7 +45,8 @@ fn rocket_beats_whitened_svd_by_an_eighth_at_equal_parameters() {
             let w = weight(kind, 64, 96, &mut rng);
             let rocket = Rocket::default();
             let rocket = rocket.prepare(problem(&w, &l)).unwrap();
-            let baseline = SvdLlm.prepare(problem(&w, &l)).unwrap();
+            let method = SvdLlm::default();
+            let baseline = method.prepare(problem(&w, &l)).unwrap();
             for removed in [0.2, 0.3, 0.5] {
                 let (_, ours) = best(rocket.as_ref(), limit(&w, removed));
                 let (_, theirs) = best(baseline.as_ref(), limit(&w, removed));
@@ -62,7 +63,8 @@ fn dense_coefficients_equal_whitened_svd() {
     let (w, l) = (weight(1, 40, 56, &mut rng), anisotropic(40, &mut rng));
     let rocket = Rocket::default();
     let rocket = rocket.prepare(problem(&w, &l)).unwrap();
-    let baseline = SvdLlm.prepare(problem(&w, &l)).unwrap();
+    let method = SvdLlm::default();
+    let baseline = method.prepare(problem(&w, &l)).unwrap();
     for k in [1, 7, 20, 40] {
         let shape = FactorShape { k, s: k };
         let error = |p: &dyn PreparedLayer| problem(&w, &l).errors(&built(p, &w, shape)).unwrap().output;
@@ -134,7 +136,7 @@ fn degenerate_layers_stay_finite() {
     let few = gaussian(&mut rng, 5, 16);
     let l = Arc::new(InputStatistics::of(&few, Needs::Whitener).unwrap());
     for w in [zero, low, weight(0, 16, 24, &mut rng)] {
-        for method in [&Rocket::default() as &dyn LayerMethod, &SvdLlm, &PlainSvd] {
+        for method in [&Rocket::default() as &dyn LayerMethod, &SvdLlm::default(), &PlainSvd] {
             let prepared = method.prepare(problem(&w, &l)).unwrap();
             for removed in [0.05, 0.5, 0.9] {
                 let Some(found) = prepared.candidate(limit(&w, removed), None).unwrap() else {
@@ -182,7 +184,7 @@ proptest! {
         let dense: Matrix = Dense::from_f32(d2, d1, &vec![0.0; d1 * d2], ValueType::Bf16).into();
         let whole = if bytes { dense.stored_bytes() } else { (d1 * d2) as u64 };
         let limit = Limit { cost: ((1.0 - removed) * whole as f64) as u64, accounting, values: ValueType::Bf16 };
-        for method in [&Rocket::default() as &dyn LayerMethod, &SvdLlm, &PlainSvd] {
+        for method in [&Rocket::default() as &dyn LayerMethod, &SvdLlm::default(), &PlainSvd] {
             let prepared = method.prepare(problem(&w, &l)).unwrap();
             let Some(found) = prepared.candidate(limit, None).unwrap() else { continue };
             let errors = found.errors;

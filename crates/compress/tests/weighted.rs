@@ -11,7 +11,7 @@ use sparseland_compress::methods::asvd::Asvd;
 use sparseland_compress::methods::fwsvd::{Axis, Fisher, Fwsvd, LayerFisher, WeightedSvd, elementwise};
 use sparseland_compress::methods::svd::PlainSvd;
 use sparseland_compress::problem::{FactorShape, LayerMethod, inputs_first};
-use sparseland_linalg::{Mat, svd};
+use sparseland_linalg::{Mat, cholesky_robust, gram, matmul, svd};
 use sparseland_matrix::ValueType;
 use weights::{anisotropic, gaussian, limit, problem, weight};
 
@@ -21,7 +21,7 @@ fn weighted_error(m: &Mat<f64>, other: &Mat<f64>, f: impl Fn(usize, usize) -> f6
 }
 
 fn fisher(inputs: Vec<f64>, outputs: Vec<f64>) -> Fisher {
-    Fisher::new(BTreeMap::from([("layer".to_owned(), LayerFisher { inputs, outputs })]))
+    Fisher::new(BTreeMap::from([("layer".to_owned(), LayerFisher { inputs, outputs, correlations: None })]))
 }
 
 proptest! {
@@ -46,6 +46,36 @@ proptest! {
         }
         let full = found.approximation(d1.min(d2));
         prop_assert!(full.distance(&m).unwrap() < 1e-9 * (1.0 + m.frobenius_norm()) * 1e4);
+    }
+
+    #[test]
+    fn correlated_weights_reach_the_tail_and_diagonal_ones_are_a_case(
+        d1 in 2usize..14, d2 in 2usize..14, seed: u64,
+    ) {
+        let mut rng = Pcg64::seed_from_u64(seed);
+        let m = gaussian(&mut rng, d1, d2);
+        let (x, y) = (gaussian(&mut rng, 3 * d1, d1), gaussian(&mut rng, 3 * d2, d2));
+        let (a, b) = (gram(&x), gram(&y));
+        let found =
+            WeightedSvd::correlated(&m, &cholesky_robust(&a).unwrap(), &cholesky_robust(&b).unwrap()).unwrap();
+        // tr(Eᵀ A E B) = ||X E Yᵀ||², and no matrix of rank k does better than the tail of X M Yᵀ.
+        let loss = |e: &Mat<f64>| {
+            matmul(&matmul(&x, e).unwrap(), &y.transposed()).unwrap().frobenius_norm()
+        };
+        let values = svd(&matmul(&matmul(&x, &m).unwrap(), &y.transposed()).unwrap()).unwrap().s;
+        for k in 0..d1.min(d2) {
+            let approximation = found.approximation(k);
+            let e = Mat::from_fn(d1, d2, |i, j| m.at(i, j) - approximation.at(i, j));
+            let optimum = values[k..].iter().map(|s| s * s).sum::<f64>().sqrt();
+            prop_assert!((loss(&e) - optimum).abs() < 1e-6 * loss(&m), "{k}: {} {optimum}", loss(&e));
+        }
+        let roots: Vec<f64> = (0..d1).map(|i| a.at(i, i).sqrt()).collect();
+        let diagonal = Mat::from_diagonal(&roots.iter().map(|r| r * r).collect::<Vec<_>>());
+        let one = cholesky_robust(&Mat::identity(d2)).unwrap();
+        let case = WeightedSvd::correlated(&m, &cholesky_robust(&diagonal).unwrap(), &one).unwrap();
+        let plain = WeightedSvd::new(&m, roots, vec![1.0; d2]).unwrap();
+        let (p, q) = (case.approximation(1), plain.approximation(1));
+        prop_assert!(p.distance(&q).unwrap() < 1e-5 * m.frobenius_norm());
     }
 
     #[test]
@@ -126,7 +156,7 @@ fn layers_without_information_fall_back_to_plain_svd_and_bad_information_is_name
     inputs[3] = 0.0;
     assert!(prepare(fisher(inputs, vec![1.0; 6])).unwrap().output.is_finite());
     assert!(prepare(fisher(vec![1.0; 7], vec![1.0; 6])).unwrap_err().contains("7 inputs"));
-    assert!(prepare(fisher(vec![f64::NAN; 8], vec![1.0; 6])).unwrap_err().contains("non-finite"));
+    assert!(prepare(fisher(vec![f64::NAN; 8], vec![1.0; 6])).unwrap_err().contains("NaN at input 0"));
     assert!(prepare(Fisher::default()).unwrap_err().contains("no Fisher information for layer"));
 }
 

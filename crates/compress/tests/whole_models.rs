@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 
 use sparseland_compress::calibrate::Calibration;
-use sparseland_compress::methods::fwsvd::Fisher;
+use sparseland_compress::methods::fwsvd::{Axis, Fisher, Fwsvd};
 use sparseland_compress::methods::welore::{
     Class, LRC_CUT, Normalise, Spectra, Target, Welore, low_rank_layers,
 };
 use sparseland_compress::pipeline::Job;
 use sparseland_core::Context;
-use sparseland_data::{Checkpoint, TensorSource};
+use sparseland_data::{Checkpoint, DType, TensorSource, TensorSpec, TensorWriter};
 use sparseland_linalg::{Mat, svd_values};
 use sparseland_matrix::LinearMap;
 use sparseland_nn::structure::Structure;
@@ -31,7 +31,9 @@ fn sequences() -> Vec<Vec<u32>> {
 fn fisher_information_is_the_mean_square_of_single_gradients() {
     let checkpoint = checkpoint();
     let context = Context::new(0, 2).unwrap();
-    let found = Fisher::measure(&checkpoint, &Calibration { sequences: sequences() }, &context).unwrap();
+    let found =
+        Fisher::measure(&checkpoint, &Calibration { sequences: sequences() }, Axis::Kronecker, &context)
+            .unwrap();
     let mut model = TrainableDecoder::<f64>::from_checkpoint(&checkpoint, |parameters, name, matrix| {
         let shape = [matrix.rows(), matrix.cols()];
         let id = parameters.add(format!("{name}.weight"), &shape, &from_f32::<f64>(&matrix.to_dense()));
@@ -70,6 +72,15 @@ fn fisher_information_is_the_mean_square_of_single_gradients() {
         let by_input = squared((0..rows).map(|o| o * cols + input).collect());
         let by_output = squared((0..cols).map(|i| output * cols + i).collect());
         let sums = found.layer(layer, cols, rows).unwrap();
+        // Correlations: their diagonals are the sums, their entries symmetric and bounded by them.
+        let full = sums.correlations.as_ref().unwrap();
+        for (m, diagonal) in [(&full.inputs, &sums.inputs), (&full.outputs, &sums.outputs)] {
+            for (i, d) in diagonal.iter().enumerate() {
+                assert!((m.at(i, i) - d).abs() <= 1e-9 * d.abs(), "{} {d}", m.at(i, i));
+                let bounded = |j: usize| m.at(i, j).powi(2) <= m.at(i, i) * m.at(j, j) * (1.0 + 1e-9) + 1e-30;
+                assert!((0..m.rows).all(|j| m.at(i, j) == m.at(j, i) && bounded(j)));
+            }
+        }
         assert!((sums.inputs[input] / by_input - 1.0).abs() < 1e-3, "{} {by_input}", sums.inputs[input]);
         assert!(
             (sums.outputs[output] / by_output - 1.0).abs() < 1e-3,
@@ -85,15 +96,54 @@ fn fisher_information_is_kept_for_the_same_model_and_text_only() {
     let path = dir.path().join("work/fisher.safetensors");
     let context = Context::new(0, 1).unwrap();
     let text = |n: usize| Calibration { sequences: sequences()[..n].to_vec() };
-    let one = Fisher::cached(&checkpoint(), &text(1), &path, &context).unwrap();
+    let one = Fisher::cached(&checkpoint(), &text(1), Axis::Input, &path, &context).unwrap();
     assert_eq!(one, Fisher::load(&path).unwrap());
     let written = std::fs::metadata(&path).unwrap().modified().unwrap();
-    assert_eq!(one, Fisher::cached(&checkpoint(), &text(1), &path, &context).unwrap());
+    assert_eq!(one, Fisher::cached(&checkpoint(), &text(1), Axis::Input, &path, &context).unwrap());
     assert_eq!(written, std::fs::metadata(&path).unwrap().modified().unwrap(), "measured again");
-    let two = Fisher::cached(&checkpoint(), &text(2), &path, &context).unwrap();
+    let two = Fisher::cached(&checkpoint(), &text(2), Axis::Input, &path, &context).unwrap();
     assert_ne!(one, two);
     let none = Calibration { sequences: vec![vec![3]] };
-    assert!(Fisher::measure(&checkpoint(), &none, &context).is_err());
+    assert!(Fisher::measure(&checkpoint(), &none, Axis::Input, &context).is_err());
+}
+
+#[test]
+fn importances_of_a_file_serve_any_text_and_are_written_where_there_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("importances.safetensors");
+    let context = Context::new(0, 1).unwrap();
+    let text = |n: usize| Calibration { sequences: sequences()[..n].to_vec() };
+    let one = Fisher::shared(&checkpoint(), &text(1), Axis::Input, &path, &context).unwrap();
+    assert_eq!(one, Fisher::measure(&checkpoint(), &text(1), Axis::Input, &context).unwrap());
+    assert_eq!(
+        one,
+        Fisher::shared(&checkpoint(), &text(2), Axis::Input, &path, &context).unwrap(),
+        "read, not measured"
+    );
+    // Correlations travel, too, and a file without them is refused where they are needed.
+    let full = dir.path().join("full.safetensors");
+    let measured = Fisher::shared(&checkpoint(), &text(2), Axis::Kronecker, &full, &context).unwrap();
+    assert_eq!(measured, Fisher::load(&full).unwrap());
+    let weight = Mat::identity(32);
+    let layer = "model.layers.0.self_attn.q_proj";
+    let method = |fisher: Fisher| Fwsvd { fisher, axis: Axis::Kronecker };
+    assert!(method(measured).decompose(layer, &weight).is_ok());
+    let error = method(one).decompose(layer, &weight).unwrap_err().to_string();
+    assert!(error.contains("axis=kronecker"), "{error}");
+    // Another program's file may hold the inputs' side alone.
+    let specs = [TensorSpec::new("layer.fisher", DType::F32, [2])];
+    let mut writer = TensorWriter::create(&path, &specs, &Default::default()).unwrap();
+    writer.write_typed("layer.fisher", &[1.0f32, 4.0]).unwrap();
+    writer.finish().unwrap();
+    let found = Fisher::load(&path).unwrap().layer("layer", 2, 3).unwrap();
+    assert_eq!((found.inputs, found.outputs), (vec![1.0, 4.0], vec![1.0; 3]));
+    let foreign = dir.path().join("other.safetensors");
+    TensorWriter::create(&foreign, &[], &Default::default()).unwrap().finish().unwrap();
+    let error =
+        Fisher::shared(&checkpoint(), &text(1), Axis::Input, &foreign, &context).unwrap_err().to_string();
+    assert!(error.contains("other.safetensors") && error.contains("LAYER.fisher"), "{error}");
+    std::fs::write(&foreign, b"not a tensor file").unwrap();
+    assert!(Fisher::load(&foreign).unwrap_err().to_string().contains("other.safetensors"));
 }
 
 #[test]

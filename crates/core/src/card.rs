@@ -116,6 +116,8 @@ pub enum ParameterKind {
         /// The words.
         of: &'static [&'static str],
     },
+    /// The path of a file; empty for none.
+    File,
 }
 
 /// One parameter of a method.

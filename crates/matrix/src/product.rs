@@ -1,16 +1,19 @@
 //! Products and sums of matrices: low rank, dictionary x sparse, low rank + sparse.
 
+use std::sync::Arc;
+
 use crate::kernels::{self, gemv::Scratch};
 use crate::{Layout, LinearMap, Matrix};
 
 /// `left * right` with `left: rows x k`, `right: k x cols`.
 ///
 /// Both dense: low rank. `left` sparse: sparse coefficients times a dense dictionary of `k` atoms
-/// (ROCKET, CoSpaDi), whose paper form `X D S` with inputs on the left is the transpose.
+/// (ROCKET, CoSpaDi), whose paper form `X D S` with inputs on the left is the transpose. Factors are never changed, so
+/// that several products may hold the same one in memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Product {
-    left: Matrix,
-    right: Matrix,
+    left: Arc<Matrix>,
+    right: Arc<Matrix>,
 }
 
 impl Product {
@@ -19,9 +22,21 @@ impl Product {
     /// # Panics
     /// If `left` has not as many columns as `right` has rows.
     pub fn new(left: impl Into<Matrix>, right: impl Into<Matrix>) -> Self {
-        let (left, right) = (left.into(), right.into());
+        Self::of_shared(Arc::new(left.into()), Arc::new(right.into()))
+    }
+
+    /// As [`new`](Self::new), of factors that other products may hold, too.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn of_shared(left: Arc<Matrix>, right: Arc<Matrix>) -> Self {
         assert_eq!(left.cols(), right.rows(), "inner dimensions differ");
         Self { left, right }
+    }
+
+    /// Left and right factor as held, to be shared or told apart.
+    pub fn factors(&self) -> [&Arc<Matrix>; 2] {
+        [&self.left, &self.right]
     }
 
     /// The factor applied last.

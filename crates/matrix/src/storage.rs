@@ -111,12 +111,20 @@ impl Part {
 fn children(layout: &Layout) -> Vec<(String, &Layout)> {
     match layout {
         Layout::Product { left, right } => {
-            let low_rank = matches!(**left, Layout::Dense { .. });
-            let (a, b) = if low_rank { ("factor_a", "factor_b") } else { ("coef", "dict") };
+            let [a, b] = layout.factor_names().expect("a product has two factors");
             vec![(a.into(), &**left), (b.into(), &**right)]
         }
         Layout::Sum { terms } => terms.iter().enumerate().map(|(i, t)| (format!("term{i}"), t)).collect(),
         _ => Vec::new(),
+    }
+}
+
+impl Layout {
+    /// What the left and the right factor of a product are called in a file; `None` for other kinds.
+    pub fn factor_names(&self) -> Option<[&'static str; 2]> {
+        let Self::Product { left, .. } = self else { return None };
+        let low_rank = matches!(**left, Self::Dense { .. });
+        Some(if low_rank { ["factor_a", "factor_b"] } else { ["coef", "dict"] })
     }
 }
 

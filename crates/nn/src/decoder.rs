@@ -1,14 +1,17 @@
 //! A whole decoder: embedding, blocks, norm, head.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use sparseland_core::{Context, Event};
 use sparseland_data::{Checkpoint, DType, TensorSource};
-use sparseland_matrix::{Dense, LinearMap};
+use sparseland_matrix::{Dense, LinearMap, Matrix};
 
 use crate::attention::LayerCache;
 use crate::block::{Block, Workspace, rms_norm};
 use crate::linear::{Linear, LoadOptions, load_dense, load_vector, load_weight};
 use crate::structure::{HEAD, Structure};
-use crate::{ModelConfig, NnError};
+use crate::{LinearSite, ModelConfig, NnError};
 
 pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -90,9 +93,14 @@ impl Decoder {
         structure.check(&config)?;
         context.report(Event::Stage { name: "loading", total: config.num_hidden_layers });
         let mut blocks = Vec::with_capacity(config.num_hidden_layers);
+        let mut shared = BTreeMap::new();
         for index in 0..config.num_hidden_layers {
             context.check_cancelled()?;
-            blocks.push(Block::load_structured(checkpoint, &config, &structure, index, options)?);
+            let mut block = Block::load_structured(checkpoint, &config, &structure, index, options)?;
+            for site in LinearSite::ALL {
+                structure.unite(&site.full_name(index), &mut block.linear_mut(site).weight, &mut shared);
+            }
+            blocks.push(block);
             context.report(Event::Step { done: index + 1, message: "" });
         }
         let (vocabulary, hidden) = (config.vocab_size, config.hidden_size);
@@ -127,10 +135,18 @@ impl Decoder {
         &mut self.blocks
     }
 
-    /// Bytes of all matrices as stored, embedding and head included.
+    /// Bytes of all matrices as stored, embedding and head included; a factor that several layers share counts once.
     pub fn stored_bytes(&self) -> u64 {
         let linears = self.blocks.iter().flat_map(Block::linears).map(|(_, linear)| linear).chain(&self.head);
-        linears.map(|linear| linear.weight.stored_bytes()).sum::<u64>() + self.embedding.stored_bytes()
+        let mut seen = BTreeSet::new();
+        let bytes = |weight: &Matrix| match weight {
+            Matrix::Product(product) => {
+                let new = product.factors().into_iter().filter(|f| seen.insert(Arc::as_ptr(f)));
+                new.map(|factor| factor.stored_bytes()).sum()
+            }
+            other => other.stored_bytes(),
+        };
+        linears.map(|linear| &linear.weight).map(bytes).sum::<u64>() + self.embedding.stored_bytes()
     }
 
     fn embed(&self, tokens: &[u32], out: &mut Vec<f32>) -> Result<(), NnError> {

@@ -3,7 +3,7 @@
 use sparseland_data::{Checkpoint, DType, TensorSource};
 use sparseland_matrix::{Buffer, Dense, LinearMap, Matrix, ValueType, Values};
 
-use crate::structure::{Structure, read_matrix};
+use crate::structure::Structure;
 use crate::{InputSelection, ModelConfig, NnError};
 
 /// `y = W x + b`.
@@ -172,7 +172,9 @@ pub(crate) fn load_weight(
                 layout.cols()
             )));
         }
-        return read_matrix(checkpoint, name, layout);
+    }
+    if let Some(matrix) = structure.read_layer(checkpoint, name)? {
+        return Ok(matrix);
     }
     let dense = load_dense(checkpoint, &format!("{name}.weight"), rows, cols)?;
     Ok(match options.values {

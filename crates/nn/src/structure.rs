@@ -1,12 +1,14 @@
-//! The `sparseland` section of `config.json`, which names every structured layer, and reading such
-//! layers from a checkpoint.
+//! The `sparseland` section of `config.json`, which names every structured layer and the factors that layers share, and
+//! reading such layers from a checkpoint.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sparseland_data::{DType, TensorSource, TensorSpec};
-use sparseland_matrix::{Layout, Matrix, MatrixError, Part, PartType};
+use sparseland_matrix::{Layout, LinearMap, Matrix, MatrixError, Part, PartType, Product};
 
 use crate::{InputRule, LinearSite, ModelConfig, NnError};
 
@@ -27,6 +29,10 @@ pub struct Structure {
     pub version: u32,
     /// By full layer name, `model.layers.0.self_attn.q_proj`.
     pub layers: BTreeMap<String, StructuredLayer>,
+    /// Factors that the file stores once for several layers: `LAYER.factor_b` of a layer that does not store its own
+    /// names the one of the layer that does. No chains.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shared: BTreeMap<String, String>,
 }
 
 /// One structured layer.
@@ -43,7 +49,7 @@ pub struct StructuredLayer {
 
 impl Default for Structure {
     fn default() -> Self {
-        Self { version: VERSION, layers: BTreeMap::new() }
+        Self { version: VERSION, layers: BTreeMap::new(), shared: BTreeMap::new() }
     }
 }
 
@@ -75,11 +81,96 @@ impl Structure {
             layer.is_some_and(|layer| LinearSite::ALL.iter().any(|site| site.full_name(layer) == name))
         };
         match self.layers.keys().find(|name| !known(name)) {
-            None => Ok(()),
+            None => self.check_shared(),
             Some(name) => {
                 Err(NnError::Config(format!("`{KEY}` names the layer {name}, which the model lacks")))
             }
         }
+    }
+
+    /// Refuses sharing between factors that do not exist, differ in layout or are shared themselves.
+    fn check_shared(&self) -> Result<(), NnError> {
+        for (own, of) in &self.shared {
+            let fail = |what: &str| Err(NnError::Config(format!("`{KEY}` stores {own} as {of}, {what}")));
+            let (Some(mine), Some(theirs)) = (self.factor(own), self.factor(of)) else {
+                return fail("but not both are factors of a structured layer");
+            };
+            if mine != theirs {
+                return fail("which has another shape or type");
+            }
+            if self.shared.contains_key(of) {
+                return fail("which is not stored either");
+            }
+        }
+        Ok(())
+    }
+
+    /// The layout of a factor by its name in the file.
+    fn factor(&self, name: &str) -> Option<&Layout> {
+        let (layer, _) = name.rsplit_once('.')?;
+        let layout = &self.layers.get(layer)?.layout;
+        factor_names(layer, layout).into_iter().flatten().find(|(n, _)| n == name).map(|(_, layout)| layout)
+    }
+
+    /// The tensor that holds a part: another layer's where the part is stored once for both.
+    fn stored_name<'a>(&self, part: &'a str) -> Cow<'a, str> {
+        if let Some(of) = self.shared.get(part) {
+            return Cow::Owned(of.clone());
+        }
+        // Parts of a factor (values, scales, indices) follow it.
+        match part.rsplit_once('.').and_then(|(factor, rest)| Some((self.shared.get(factor)?, rest))) {
+            Some((of, rest)) => Cow::Owned(format!("{of}.{rest}")),
+            None => Cow::Borrowed(part),
+        }
+    }
+
+    /// Reads the matrix of a structured layer; `None` if the layer is dense.
+    ///
+    /// # Errors
+    /// As [`read_matrix`].
+    pub fn read_layer(
+        &self,
+        source: &(impl TensorSource + ?Sized),
+        name: &str,
+    ) -> Result<Option<Matrix>, NnError> {
+        let Some(layer) = self.layers.get(name) else { return Ok(None) };
+        read_parts(source, name, &layer.layout, &|part| self.stored_name(part)).map(Some)
+    }
+
+    /// The parts of a layer's matrix that are stored under its own name.
+    pub fn own_parts(&self, name: &str, matrix: &Matrix) -> Vec<Part> {
+        let mut parts = matrix.parts(name);
+        parts.retain(|part| self.stored_name(&part.name) == part.name.as_str());
+        parts
+    }
+
+    /// The layers that share factors of a layer with it, and the bytes and parameters that it does not store.
+    pub fn shared_of(&self, name: &str) -> (Vec<&str>, u64, u64) {
+        let Some(layer) = self.layers.get(name) else { return Default::default() };
+        let mut found: (Vec<&str>, u64, u64) = Default::default();
+        for (factor, layout) in factor_names(name, &layer.layout).into_iter().flatten() {
+            if let Some(of) = self.shared.get(&factor) {
+                found.0.extend(of.rsplit_once('.').map(|(layer, _)| layer));
+                found.1 += layout.stored_bytes();
+                found.2 += layout.parameters();
+            }
+        }
+        found
+    }
+
+    /// Lets the layer's factors that the file stores once be one in memory, too: `seen` holds those of the layers before.
+    pub(crate) fn unite(&self, name: &str, matrix: &mut Matrix, seen: &mut BTreeMap<String, Arc<Matrix>>) {
+        if self.shared.is_empty() {
+            return;
+        }
+        let Matrix::Product(product) = &*matrix else { return };
+        let layout = product.layout();
+        let names = factor_names(name, &layout).expect("a product has two factors");
+        let [left, right] = [0, 1].map(|i| {
+            let stored = self.stored_name(&names[i].0).into_owned();
+            seen.entry(stored).or_insert_with(|| Arc::clone(product.factors()[i])).clone()
+        });
+        *matrix = Product::of_shared(left, right).into();
     }
 
     /// Writes the section; without structured layers it is left out.
@@ -106,6 +197,13 @@ pub fn part_spec(part: &Part) -> TensorSpec {
     TensorSpec::new(part.name.as_str(), dtype, part.shape.clone())
 }
 
+/// The factors of a layer with their layouts.
+fn factor_names<'a>(layer: &str, layout: &'a Layout) -> Option<[(String, &'a Layout); 2]> {
+    let Layout::Product { left, right } = layout else { return None };
+    let [a, b] = layout.factor_names()?;
+    Some([(format!("{layer}.{a}"), left), (format!("{layer}.{b}"), right)])
+}
+
 /// Reads the matrix of layer `name` from its parts.
 ///
 /// # Errors
@@ -115,7 +213,19 @@ pub fn read_matrix(
     name: &str,
     layout: &Layout,
 ) -> Result<Matrix, NnError> {
+    read_parts(source, name, layout, &|part| Cow::Borrowed(part))
+}
+
+/// [`read_matrix`] with another name for some parts.
+fn read_parts(
+    source: &(impl TensorSource + ?Sized),
+    name: &str,
+    layout: &Layout,
+    stored_name: &dyn for<'a> Fn(&'a str) -> Cow<'a, str>,
+) -> Result<Matrix, NnError> {
     let mut read = |part: &str| -> Result<Option<Part>, MatrixError> {
+        let stored = stored_name(part);
+        let part = &*stored;
         let Some(info) = source.find(part) else { return Ok(None) };
         let kind = match info.dtype {
             DType::F32 => PartType::F32,

@@ -16,7 +16,7 @@ use sparseland_compress::methods::mask::Selection;
 use sparseland_compress::methods::sparsegpt::SparseGpt;
 use sparseland_compress::methods::wanda::Wanda;
 use sparseland_compress::methods::welore::{Normalise, Welore};
-use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm::SvdLlm};
+use sparseland_compress::methods::{rocket::Rocket, svd::PlainSvd, svd_llm, svd_llm::SvdLlm};
 use sparseland_compress::pipeline::work_folder;
 use sparseland_compress::problem::LayerMethod;
 use sparseland_core::{Context, Method, ParameterKind};
@@ -58,6 +58,7 @@ impl Settings {
                 ParameterKind::Choice { of } => {
                     ensure!(of.contains(&value), "--set {pair}: choose one of {}", of.join(", "));
                 }
+                ParameterKind::File => ensure!(!value.is_empty(), "--set {pair}: give the path of a file"),
             }
             values.insert(parameter.name, value.to_owned());
         }
@@ -96,7 +97,7 @@ pub fn find(slug: &str) -> Result<&'static Method> {
     }
 }
 
-/// Whether `compress` can use a compression method: all but the clustering of layers.
+/// Whether `compare` can use a compression method: all but the clustering of layers, whose budget is another.
 pub fn is_usable(slug: &str) -> bool {
     slug != "concat-svd"
 }
@@ -144,12 +145,24 @@ pub fn make(slug: &str, settings: &Settings, around: &Around<'_>) -> Result<Box<
             ..Cospadi::default()
         }),
         "fwsvd" => {
-            let kept = work_folder(around.out).join("fisher.safetensors");
-            let fisher = Fisher::cached(around.checkpoint, around.calibration, &kept, around.context)?;
             let axis = match choice("axis")?.as_str() {
                 "output" => Axis::Output,
                 "both" => Axis::Both,
+                "kronecker" => Axis::Kronecker,
                 _ => Axis::Input,
+            };
+            let fisher = match choice("fisher")? {
+                path if path.is_empty() => {
+                    let kept = work_folder(around.out).join("fisher.safetensors");
+                    Fisher::cached(around.checkpoint, around.calibration, axis, &kept, around.context)?
+                }
+                path => Fisher::shared(
+                    around.checkpoint,
+                    around.calibration,
+                    axis,
+                    Path::new(&path),
+                    around.context,
+                )?,
             };
             Box::new(Fwsvd { fisher, axis })
         }
@@ -198,7 +211,13 @@ pub fn make(slug: &str, settings: &Settings, around: &Around<'_>) -> Result<Box<
             skip: settings.get("skip")?,
         }),
         "svd" => Box::new(PlainSvd),
-        "svd-llm" => Box::new(SvdLlm),
+        "svd-llm" => Box::new(SvdLlm {
+            update: match choice("update")?.as_str() {
+                "true" => svd_llm::Update::Left,
+                "original" => svd_llm::Update::Original,
+                _ => svd_llm::Update::None,
+            },
+        }),
         other => bail!("{other} cannot be used with this command"),
     })
 }

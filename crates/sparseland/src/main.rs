@@ -5,6 +5,7 @@
 
 mod bundled;
 mod commands;
+mod factor_names;
 mod interchange;
 mod layer_method;
 mod machine;

@@ -8,7 +8,7 @@ use sparseland_data::{Checkpoint, CheckpointOptions, CheckpointWriter, DType, Te
 use sparseland_eval::lm::LanguageModelScore;
 use sparseland_eval::statistics::median;
 use sparseland_matrix::{Dense, LinearMap, Matrix, ValueType};
-use sparseland_nn::structure::{Structure, read_matrix};
+use sparseland_nn::structure::Structure;
 use sparseland_nn::{Convention, Decoder, KvCache, ModelConfig, Tokenizer, score};
 
 use crate::{bundled, interchange};
@@ -143,8 +143,8 @@ pub fn export_dense(from: &Path, to: &Path, context: &Context) -> Result<()> {
         writer.copy(&checkpoint, name)?;
     }
     context.report(Event::Stage { name: "exporting", total: structure.layers.len() });
-    for (done, (name, layer)) in structure.layers.iter().enumerate() {
-        let matrix = read_matrix(&checkpoint, name, &layer.layout)?;
+    for (done, name) in structure.layers.keys().enumerate() {
+        let Some(matrix) = structure.read_layer(&checkpoint, name)? else { continue };
         let values = if config.dtype == ValueType::I8 { ValueType::F32 } else { config.dtype };
         let dense = Dense::from_f32(matrix.rows(), matrix.cols(), &matrix.to_dense(), values);
         let part = Matrix::from(dense).parts(name).remove(0);

@@ -38,6 +38,17 @@ enum Step {
 pub type MakeWeight<'a> = dyn FnMut(&mut Parameters<f32>, &str, &Matrix) -> Result<Option<Box<dyn Parametrisation<f32>>>, TrainError>
     + 'a;
 
+/// What single items say of one layer's weight.
+#[derive(Debug, Clone, Default)]
+pub struct ItemGradients {
+    /// The layer.
+    pub name: String,
+    /// Items x inputs; empty for weights that are not dense.
+    pub inputs: Vec<f32>,
+    /// Items x outputs.
+    pub outputs: Vec<f32>,
+}
+
 /// A network and the items it learns.
 pub struct Classifier {
     parameters: Parameters<f32>,
@@ -170,30 +181,48 @@ impl Classifier {
         Ok(Self { parameters, layers, training, validation, order: None, ..*self })
     }
 
-    /// The empirical Fisher information of the first `items` training items, summed over each layer's outputs: one
-    /// number per input of the layer, from per-item gradients of dense weights (FWSVD's importances).
-    pub fn fisher(&mut self, items: usize) -> Vec<(String, Vec<f64>)> {
+    /// Gradients of the loss of single items (the first `items` of training) to the dense weights, one row per item and
+    /// side: by inputs `sign_j sqrt(sum_o G_oj²)`, by outputs `sign_o sqrt(sum_j G_oj²)`. The gradient of a layer that an
+    /// item passes once is of rank one, `G = d xᵀ`: the rows are then `||d|| x` and `||x|| d` up to a sign of the item,
+    /// and sums of their squares and products are the empirical Fisher information by inputs and by outputs (FWSVD). A
+    /// convolution's gradient sums over patches; its squares are right, its products are not.
+    pub fn item_gradients(&mut self, items: usize) -> Vec<ItemGradients> {
         let shapes: Vec<_> = self.layers.iter().map(|l| l.weight.shape()).collect();
-        let mut sums: Vec<Vec<f64>> = shapes.iter().map(|&(_, cols)| vec![0.0; cols]).collect();
+        let empty = |layer: &Layer| ItemGradients { name: layer.name.clone(), ..Default::default() };
+        let mut found: Vec<ItemGradients> = self.layers.iter().map(empty).collect();
         let mut tape = Tape::new();
-        let items = items.min(self.training.len());
-        for item in 0..items {
+        for item in 0..items.min(self.training.len()) {
             self.parameters.zero_gradients();
             let (pixels, labels) = self.training.gather(&[item]);
             let logits = self.logits(&mut tape, &pixels);
             let loss = tape.cross_entropy(&self.parameters, logits, &labels);
             tape.backward(loss, &mut self.parameters);
             tape.clear();
-            for ((layer, sums), &(_, cols)) in self.layers.iter().zip(&mut sums).zip(&shapes) {
+            for ((layer, found), &(rows, cols)) in self.layers.iter().zip(&mut found).zip(&shapes) {
                 let [weight] = layer.weight.parameters()[..] else { continue };
-                for row in self.parameters.gradient(weight).chunks_exact(cols) {
-                    sums.iter_mut().zip(row).for_each(|(s, g)| *s += f64::from(*g) * f64::from(*g));
+                let gradient = self.parameters.gradient(weight);
+                let (mut by_inputs, mut by_outputs) = (vec![0.0f64; cols], vec![0.0f64; rows]);
+                let mut pivot = (0.0f32, 0, 0);
+                for (o, row) in gradient.chunks_exact(cols).enumerate() {
+                    for (j, &g) in row.iter().enumerate() {
+                        let square = f64::from(g) * f64::from(g);
+                        by_inputs[j] += square;
+                        by_outputs[o] += square;
+                        if g.abs() > pivot.0 {
+                            pivot = (g.abs(), o, j);
+                        }
+                    }
                 }
+                let (_, o, j) = pivot;
+                let sign = |square: f64, g: f32| square.sqrt().copysign(f64::from(g)) as f32;
+                let row = gradient[o * cols..][..cols].iter();
+                found.inputs.extend(by_inputs.into_iter().zip(row).map(|(s, &g)| sign(s, g)));
+                let column = gradient.chunks_exact(cols).map(|row| row[j]);
+                found.outputs.extend(by_outputs.into_iter().zip(column).map(|(s, g)| sign(s, g)));
             }
         }
         self.parameters.zero_gradients();
-        let mean = |sums: Vec<f64>| sums.into_iter().map(|s| s / items.max(1) as f64).collect();
-        self.layers.iter().zip(sums).map(|(layer, sums)| (layer.name.clone(), mean(sums))).collect()
+        found
     }
 
     /// Names and exported weights of the layers.

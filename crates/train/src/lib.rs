@@ -14,7 +14,7 @@ pub mod methods;
 mod recipe;
 mod trainer;
 
-pub use classifier::{Classifier, MakeWeight};
+pub use classifier::{Classifier, ItemGradients, MakeWeight};
 pub use corpus::Corpus;
 pub use error::TrainError;
 pub use images::Images;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sparseland_core::{Context, Event, Progress};
 use sparseland_data::Checkpoint;
-use sparseland_matrix::{Layout, LinearMap, ValueType};
+use sparseland_matrix::{Dense, Layout, LinearMap, ValueType};
 use sparseland_nn::{Decoder, Tokenizer};
 use sparseland_tape::Tape;
 use sparseland_train::{Classifier, Images, LanguageModel, Recipe, Task, TrainError, Trainer};
@@ -293,6 +293,53 @@ fn all_kept_equals_dense_training_to_the_bit_and_no_decay_equals_straight_throug
     };
     assert_eq!(with("0.0", "gradient"), with("0.0", "weight"));
     assert_ne!(with("0.0", "gradient"), with("0.1", "gradient"));
+}
+
+#[test]
+fn gradients_of_single_items_are_those_of_finite_differences() {
+    let text =
+        "[net]\nkind = \"mlp\"\nhidden = [6]\n[data]\n[training]\nsteps = 5\nbatch = 8\nlearning_rate = 0.01";
+    let recipe = Recipe::parse(text).unwrap();
+    let mut task = Classifier::with_data(&recipe, bars(40, 1), bars(10, 5)).unwrap();
+    let items = bars(40, 1);
+    let found = task.item_gradients(3);
+    let layer = &found[1];
+    assert_eq!(layer.name, "head");
+    let (rows, cols) = (items.classes, 6);
+    assert_eq!((layer.inputs.len(), layer.outputs.len()), (3 * cols, 3 * rows));
+    let width = items.shape.0 * items.shape.1;
+    for item in 0..3 {
+        let (pixels, label) = (&items.pixels[item * width..][..width], items.labels[item] as usize);
+        // The loss of an item with one entry of the head changed.
+        let loss = |o: usize, j: usize, step: f32| -> f64 {
+            let mut layers = task.export(ValueType::F32);
+            let mut head = layers[1].1.to_dense();
+            head[o * cols + j] += step;
+            layers[1].1 = Dense::from_f32(rows, cols, &head, ValueType::F32).into();
+            let logits: Vec<f64> = task.run_exported(&layers, pixels).iter().map(|&v| f64::from(v)).collect();
+            let most = logits.iter().copied().fold(f64::MIN, f64::max);
+            most + logits.iter().map(|l| (l - most).exp()).sum::<f64>().ln() - logits[label]
+        };
+        let gradient = |o: usize, j: usize| (loss(o, j, 1e-2) - loss(o, j, -1e-2)) / 2e-2;
+        let (x, d) = (&layer.inputs[item * cols..][..cols], &layer.outputs[item * rows..][..rows]);
+        let norm = |v: &[f32]| v.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+        // Both rows have the gradient's norm, and their outer product is the gradient times it, up to a sign.
+        assert!((norm(x) - norm(d)).abs() < 1e-4 * norm(x), "{} {}", norm(x), norm(d));
+        let mut sign = 0.0;
+        for o in 0..rows {
+            for j in 0..cols {
+                let (ours, theirs) = (f64::from(x[j]) * f64::from(d[o]) / norm(x), gradient(o, j));
+                if sign == 0.0 && theirs.abs() > 1e-3 {
+                    sign = (ours * theirs).signum();
+                }
+                assert!(
+                    (ours - sign * theirs).abs() < 1e-3 || theirs.abs() <= 1e-3,
+                    "{o} {j}: {ours} {theirs}"
+                );
+            }
+        }
+        assert!(sign != 0.0);
+    }
 }
 
 #[test]

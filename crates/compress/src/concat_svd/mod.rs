@@ -35,7 +35,9 @@ mod bounds;
 mod clusters;
 pub mod experiment;
 mod groupings;
+mod share;
 
 pub use bounds::{Bound, joint_error_bound};
 pub use clusters::{Cluster, Clusters, Order, Scan, Settings, cluster_blocks, exact_error};
 pub use groupings::{k_means, random};
+pub use share::{Shared, SharedGroup, Sharing, Side, share};

@@ -258,6 +258,7 @@ mod tests {
             name: "layer".into(),
             weight: random(64, 48, 2),
             inputs: None,
+            original: None,
             values: ValueType::Bf16,
         };
         let method = Dsformer { block: 32, atoms: 16, rounds: 2, whiten: false, seed: 0 };
@@ -291,6 +292,7 @@ mod tests {
                 name: "layer".into(),
                 weight: weight.clone(),
                 inputs: Some(statistics.clone()),
+                original: None,
                 values: ValueType::F32,
             };
             let layout = method.layout((24, 64), 4, ValueType::F32);

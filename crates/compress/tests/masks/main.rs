@@ -47,6 +47,7 @@ fn problem(weights: &Mat<f64>, inputs: &Arc<InputStatistics>) -> LayerProblem {
         name: "model.layers.0.mlp.up_proj".into(),
         weight: weights.transposed(),
         inputs: Some(Arc::clone(inputs)),
+        original: None,
         values: ValueType::F32,
     }
 }

@@ -45,7 +45,13 @@ pub(crate) fn anisotropic(d1: usize, rng: &mut Pcg64) -> Arc<InputStatistics> {
 }
 
 pub(crate) fn problem(w: &Mat<f64>, l: &Arc<InputStatistics>) -> LayerProblem {
-    LayerProblem { name: "layer".into(), weight: w.clone(), inputs: Some(l.clone()), values: ValueType::F32 }
+    LayerProblem {
+        name: "layer".into(),
+        weight: w.clone(),
+        inputs: Some(l.clone()),
+        original: None,
+        values: ValueType::F32,
+    }
 }
 
 pub(crate) fn limit(w: &Mat<f64>, removed: f64) -> Limit {

@@ -3,6 +3,7 @@
 
 mod report;
 mod select_inputs;
+mod share_factors;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,6 +22,7 @@ use sparseland_nn::{ModelConfig, Tokenizer};
 
 pub use report::Report;
 
+use crate::factor_names::{self, Style};
 use crate::layer_method::{self, Around, Settings};
 use crate::model::{self, Measured};
 use crate::recipe::{self, Recipe};
@@ -195,6 +197,10 @@ pub enum ExportName {
     Dense,
     /// A compressed-tensors checkpoint (masks only), in OUT/compressed-tensors.
     CompressedTensors,
+    /// Two dense factors per layer under SVD-LLM's names, in OUT/svd-llm.
+    SvdLlm,
+    /// Two dense factors per layer under ROCKET's names, in OUT/rocket.
+    Rocket,
 }
 
 impl Compress {
@@ -210,8 +216,10 @@ impl Compress {
             self.ignore.extend(recipe.ignore);
         }
         let json = self.json;
-        if self.method == select_inputs::SLUG {
-            return self.select_inputs(context);
+        match self.method.as_str() {
+            select_inputs::SLUG => return self.select_inputs(context),
+            share_factors::SLUG => return self.share_factors(context),
+            _ => {}
         }
         if self.dry_run {
             return self.describe(&model::open(self.model.as_deref())?.0);
@@ -288,13 +296,7 @@ impl Compress {
             None => None,
         };
         run.finish()?;
-        match self.export {
-            Some(ExportName::Dense) => model::export_dense(&self.out, &self.out.join("dense"), context)?,
-            Some(ExportName::CompressedTensors) => {
-                interchange::export(&self.out, &self.out.join("compressed-tensors"), context)?;
-            }
-            None => {}
-        }
+        self.export_result(context)?;
         Ok(Report::new(self, &name, &plan, &compressed, (before, after, uniform), &checkpoint, &result)
             .timed(
                 compression_seconds,
@@ -303,6 +305,22 @@ impl Compress {
                 context.threads(),
                 context.seed(),
             ))
+    }
+
+    /// Writes the compressed checkpoint once more in the form asked for.
+    fn export_result(&self, context: &Context) -> Result<()> {
+        let factors = |style: Style| {
+            factor_names::export(&self.out, &self.out.join(style.name()), style, context).map(|_| ())
+        };
+        match self.export {
+            Some(ExportName::Dense) => model::export_dense(&self.out, &self.out.join("dense"), context),
+            Some(ExportName::CompressedTensors) => {
+                interchange::export(&self.out, &self.out.join("compressed-tensors"), context).map(|_| ())
+            }
+            Some(ExportName::SvdLlm) => factors(Style::SvdLlm),
+            Some(ExportName::Rocket) => factors(Style::Rocket),
+            None => Ok(()),
+        }
     }
 
     fn budget(&self) -> Budget {

@@ -1,16 +1,18 @@
-//! `sparseland import DIR --out DIR`: a compressed-tensors checkpoint becomes one of ours.
+//! `sparseland import DIR --out DIR`: a checkpoint of compressed-tensors, SVD-LLM or ROCKET becomes one of ours.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
 use sparseland_core::Context;
+use sparseland_data::Checkpoint;
 use sparseland_eval::table::human_bytes;
 
 use super::compress::check_output;
-use crate::interchange;
+use crate::{factor_names, interchange};
 
-/// Turns a compressed-tensors checkpoint (sparse-bitmask, sparse-24-bitmask) into one that every command reads.
+/// Turns a compressed-tensors checkpoint (sparse-bitmask, sparse-24-bitmask), or one with factors under SVD-LLM's or
+/// ROCKET's names, into one that every command reads.
 #[derive(Args)]
 pub struct Import {
     /// The checkpoint's directory.
@@ -18,7 +20,7 @@ pub struct Import {
     /// Where the new checkpoint goes.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Fill in the zeros: ordinary dense weights, ready for `compress`.
+    /// Fill in zeros and multiply factors out: ordinary dense weights, ready for `compress`.
     #[arg(long)]
     dense: bool,
 }
@@ -27,12 +29,20 @@ impl Import {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         check_output(Some(&self.model), &self.out)?;
-        let done = interchange::import(&self.model, &self.out, self.dense, context)?;
+        let (layers, what, file_bytes) = match factor_names::style_of(&Checkpoint::open(&self.model)?) {
+            Some(style) => {
+                let (layers, bytes) =
+                    factor_names::import(&self.model, &self.out, style, self.dense, context)?;
+                (layers, format!("factored layers under {} names", style.name()), bytes)
+            }
+            None => {
+                let done = interchange::import(&self.model, &self.out, self.dense, context)?;
+                (done.layers, format!("sparse layers of {}", done.format.name()), done.file_bytes)
+            }
+        };
         super::print_text(&format!(
-            "{} sparse layers of {} read; {} in {}\nnext: sparseland inspect {}\n",
-            done.layers,
-            done.format.name(),
-            human_bytes(done.file_bytes),
+            "{layers} {what} read; {} in {}\nnext: sparseland inspect {}\n",
+            human_bytes(file_bytes),
             self.out.display(),
             self.out.display(),
         ))

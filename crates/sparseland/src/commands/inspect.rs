@@ -45,6 +45,9 @@ struct Layer {
     /// Bytes of a dense matrix of the same shape and value type, where the layer is structured.
     dense_bytes: Option<u64>,
     layout: Option<Layout>,
+    /// Layers that store a factor of this one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shared_with: Vec<String>,
 }
 
 impl Inspect {
@@ -71,8 +74,7 @@ impl Inspect {
             match structured(tensor) {
                 Some(layer) if !tensor.ends_with(".bias") => {
                     if layers.iter().all(|l| l.name != layer) {
-                        let entry = &structure.layers[&layer];
-                        layers.push(describe(layer, &entry.method, &entry.layout));
+                        layers.push(describe(layer, &structure));
                     }
                 }
                 _ => layers.push(Layer {
@@ -85,6 +87,7 @@ impl Inspect {
                     stored_bytes: info.len as u64,
                     dense_bytes: None,
                     layout: None,
+                    shared_with: Vec::new(),
                 }),
             }
         }
@@ -103,19 +106,25 @@ impl Inspect {
     }
 }
 
-fn describe(name: String, method: &str, layout: &Layout) -> Layer {
+fn describe(name: String, structure: &Structure) -> Layer {
+    let entry = &structure.layers[&name];
+    let layout = &entry.layout;
+    // What another layer stores for both is counted there.
+    let (shared_with, bytes, parameters) = structure.shared_of(&name);
+    let shared_with = shared_with.into_iter().map(str::to_owned).collect();
     let values = leaf_values(layout);
     let dense = Layout::Dense { rows: layout.rows(), cols: layout.cols(), values };
     Layer {
         name,
         kind: layout.kind(),
-        method: Some(method.to_owned()),
+        method: Some(entry.method.clone()),
         shape: vec![layout.rows(), layout.cols()],
         values: values.name().to_owned(),
-        parameters: layout.parameters(),
-        stored_bytes: layout.stored_bytes(),
+        parameters: layout.parameters() - parameters,
+        stored_bytes: layout.stored_bytes() - bytes,
         dense_bytes: Some(dense.stored_bytes()),
         layout: Some(layout.clone()),
+        shared_with,
     }
 }
 
@@ -169,7 +178,10 @@ impl Report {
             let of_dense = l.dense_bytes.map_or(String::new(), |d| {
                 format!("{:.1} %", 100.0 * l.stored_bytes as f64 / d.max(1) as f64)
             });
-            let structure = l.layout.as_ref().map_or(String::new(), detail);
+            let mut structure = l.layout.as_ref().map_or(String::new(), detail);
+            for layer in &l.shared_with {
+                structure += &format!(", a factor of {layer}");
+            }
             table.row([
                 l.name.as_str().into(),
                 l.kind.into(),

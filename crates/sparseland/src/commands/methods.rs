@@ -52,8 +52,10 @@ impl Methods {
                     ParameterKind::Real { min, max } => format!("{min} to {max}"),
                     ParameterKind::Integer { min, max } => format!("{min} to {max}"),
                     ParameterKind::Choice { of } => of.join(" | "),
+                    ParameterKind::File => "a file".to_owned(),
                 };
-                text += &format!("  --set {}=... ({range}; default {}, {})\n", p.name, p.default, p.source);
+                let default = if p.default.is_empty() { "none" } else { p.default };
+                text += &format!("  --set {}=... ({range}; default {default}, {})\n", p.name, p.source);
                 text += &format!("      {}\n", p.help);
             }
         }

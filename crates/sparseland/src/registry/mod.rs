@@ -37,6 +37,7 @@ mod tests {
                         assert!((min..=max).contains(&value), "{}", p.name);
                     }
                     ParameterKind::Choice { of } => assert!(of.contains(&p.default), "{}", p.name),
+                    ParameterKind::File => assert_eq!(p.default, "", "{}", p.name),
                 }
             }
         }

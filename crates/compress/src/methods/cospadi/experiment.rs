@@ -81,7 +81,7 @@ fn family(config: &Config, record: &mut Record<'_>) -> Result<(), CompressError>
                 let rounds =
                     |c: &Cospadi| Cospadi { iters: config.iters, profile_iters: config.iters, ..c.clone() };
                 let methods: [&dyn LayerMethod; 4] =
-                    [&rounds(&Cospadi::default()), &rounds(&paper), &SvdLlm, &Rocket::default()];
+                    [&rounds(&Cospadi::default()), &rounds(&paper), &SvdLlm::default(), &Rocket::default()];
                 for (errors, method) in rows.iter_mut().zip(methods) {
                     errors.push(error(method, problem(&w, &l), limit)?);
                 }
@@ -255,7 +255,7 @@ fn ladder(
         let dense = opened.dense_bits(context)?;
         for &remove in &model.remove {
             let bits = |method: &dyn LayerMethod| opened.compressed_bits(method, remove, folders, context);
-            let (plain, whitened) = (bits(&PlainSvd)?, bits(&SvdLlm)?);
+            let (plain, whitened) = (bits(&PlainSvd)?, bits(&SvdLlm::default())?);
             record.add(Row {
                 name: format!("whitened SVD, {:.0} % removed", 100.0 * remove),
                 data: &model.name,

@@ -236,6 +236,7 @@ pub fn shared(problems: &[LayerProblem]) -> Result<LayerProblem, CompressError> 
         name: names.join(" + "),
         weight,
         inputs: Some(InputStatistics::from_gram(gram, tokens / problems.len() as u64).into()),
+        original: None,
         values: first.values,
     })
 }

@@ -94,7 +94,7 @@ fn honesty(
     record: &mut Record<'_>,
 ) -> Result<(), CompressError> {
     let Some(opened) = model.open(folders, context)? else { return Ok(()) };
-    let fisher = Fisher::measure(&opened.checkpoint, &opened.calibration, context)?;
+    let fisher = Fisher::measure(&opened.checkpoint, &opened.calibration, Axis::Kronecker, context)?;
     let dense = opened.dense_bits(context)?;
     for &remove in &model.remove {
         let bits = |method: &dyn LayerMethod| opened.compressed_bits(method, remove, folders, context);
@@ -116,13 +116,15 @@ fn honesty(
         row("FWSVD by inputs", ours, format!("below plain SVD, dense {dense:.4}"), plain);
         let activations = bits(&Asvd::default())?;
         row("ASVD", activations, "below plain SVD".into(), plain);
-        row("whitened SVD", bits(&SvdLlm)?, "below FWSVD and ASVD".into(), ours.min(activations));
+        let whitened = bits(&SvdLlm::default())?;
+        row("whitened SVD", whitened, "below FWSVD and ASVD".into(), ours.min(activations));
         row(
             "FWSVD by inputs and outputs (ours)",
             weighted(Axis::Both)?,
             "below FWSVD by inputs".into(),
             ours,
         );
+        row("FWSVD, kronecker", weighted(Axis::Kronecker)?, "below whitened SVD".into(), whitened);
     }
     Ok(())
 }

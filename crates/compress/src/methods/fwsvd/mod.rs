@@ -14,11 +14,31 @@
 //! | `input` | `f_i = sum_j F_ij` (the paper) | `F` depends on the input only |
 //! | `output` | `g_j = sum_i F_ij` | `F` depends on the output only |
 //! | `both` | `f_i g_j / sum F` (ours) | `F` has rank one, as for independent inputs and gradients |
+//! | `kronecker` | `A (x) B`, `A = mean Gᵀ G` of inputs, `B = mean G Gᵀ` of outputs, `G` the gradient of an example (as in GFWSVD, arXiv 2505.17974) | `F` is such a product |
+//!
+//! Weights alone say nothing of correlations, and that is what they lose by. On a classifier (Fashion-MNIST,
+//! 784-512-512-10, hidden layers compressed, not fine-tuned, mean of 5 seeds, 2000 items, dense 89.2 %):
+//!
+//! | share of parameters | 30 % | 20 % | 10 % | 5 % |
+//! |---|---|---|---|---|
+//! | plain SVD | 87.6 | 86.9 | 85.5 | 69.8 |
+//! | `input` (the paper) | 86.9 | 83.1 | 62.0 | 31.9 |
+//! | `kronecker` | 88.5 | 88.2 | 86.5 | 77.4 |
+//!
+//! What the paper's form loses there is the second hidden layer, whose inputs are rectified and all positive; in an
+//! independent implementation (one seed, 20 / 10 / 5 %): plain SVD 84.4 / 80.2 / 56.4, `input` on 2000 training items 71.6 /
+//! 46.2 / 21.3, on all 60 000 77.0 / 47.7 / 23.7, on held-out items 79.6 / 56.4 / 19.3, with labels drawn from the model 78.9 / 52.0 /
+//! 21.6; the first layer alone 85.4 / 84.3 / 73.9, the second alone 83.1 / 58.3 / 24.8; the square root of the weights 83.5 / 72.5 /
+//! 40.1. So neither the items nor the labels nor the size of the weights are at fault; full correlations of the inputs
+//! alone give 87.8 / 85.6 / 69.9, of both sides 88.4 / 87.2 / 83.2. On a language model of 10 M parameters at half the
+//! parameters `kronecker` gives 1.5479 bits per byte, whitened SVD 1.5507. The default stays the paper's, whose
+//! memory is linear.
 //!
 //! `both` is no clear gain over `input`: on the acceptance experiment's language models it was better in 3 cells of 7.
 //!
 //! Cost: one backward pass per example ([`Fisher`]), then one SVD per layer, `O(d1 d2 min(d1, d2))`. Memory beside the
-//! network and its gradients: `d1 + d2` numbers per layer; squares are summed as soon as an example is done.
+//! network and its gradients: `d1 + d2` numbers per layer (`d1² + d2²` for `kronecker`, whose sums cost
+//! `O(d1 d2 (d1 + d2))` per example); squares are summed as soon as an example is done.
 //!
 //! Where we differ from the public implementations:
 //! - gradients of single examples are squared, as the definition says, not those of batches;
@@ -37,10 +57,12 @@ pub mod experiment;
 mod fisher;
 mod weighted;
 
-pub use fisher::{Fisher, LayerFisher};
+pub use fisher::{Correlations, Fisher, LayerFisher};
 pub use weighted::{WeightedSvd, elementwise};
 
 pub(crate) use weighted::Prepared;
+
+use sparseland_linalg::{Mat, Whitener, cholesky_robust};
 
 use crate::CompressError;
 use crate::problem::{LayerMethod, LayerProblem, Needs, PreparedLayer};
@@ -59,6 +81,15 @@ pub enum Axis {
     Output,
     /// A weight per input times a weight per output.
     Both,
+    /// The correlated weights of inputs times those of outputs.
+    Kronecker,
+}
+
+impl Axis {
+    /// Whether it looks at more than one number per input and output.
+    pub(crate) fn correlated(self) -> bool {
+        self == Self::Kronecker
+    }
 }
 
 /// Fisher-weighted SVD.
@@ -81,13 +112,45 @@ impl LayerMethod for Fwsvd {
     }
 
     fn prepare<'a>(&'a self, problem: LayerProblem) -> Result<Box<dyn PreparedLayer + 'a>, CompressError> {
-        let (d1, d2) = problem.sides();
-        let layer = self.fisher.layer(&problem.name, d1, d2)?;
-        let rows = if self.axis == Axis::Output { vec![1.0; d1] } else { scales(&layer.inputs) };
-        let cols = if self.axis == Axis::Input { vec![1.0; d2] } else { scales(&layer.outputs) };
-        let weighted = WeightedSvd::new(&problem.weight, rows, cols)?;
+        let weighted = self.decompose(&problem.name, &problem.weight)?;
         Ok(Box::new(Prepared { slug: "fwsvd", weighted, problem }))
     }
+}
+
+impl Fwsvd {
+    /// The weighted decomposition of a layer's weight, inputs first.
+    ///
+    /// # Errors
+    /// If there is no information on the layer, it is damaged or of another size, or the decomposition fails.
+    pub fn decompose(&self, name: &str, weight: &Mat<f64>) -> Result<WeightedSvd, CompressError> {
+        let (d1, d2) = weight.shape();
+        let layer = self.fisher.layer(name, d1, d2)?;
+        if self.axis.correlated() {
+            let Some(full) = &layer.correlations else {
+                return Err(CompressError::Setting(format!(
+                    "the Fisher information of {name} has no correlations; measure it with axis=kronecker"
+                )));
+            };
+            return WeightedSvd::correlated(weight, &damped(&full.inputs)?, &damped(&full.outputs)?);
+        }
+        let rows = if self.axis == Axis::Output { vec![1.0; d1] } else { scales(&layer.inputs) };
+        let cols = if self.axis == Axis::Input { vec![1.0; d2] } else { scales(&layer.outputs) };
+        WeightedSvd::new(weight, rows, cols)
+    }
+}
+
+/// Added to the diagonal of correlations, relative to its mean: few examples do not tell all directions.
+pub const DAMPING: f64 = 1e-3;
+
+/// `L` with `LᵀL` the damped correlations; the identity where there is no information.
+fn damped(correlations: &Mat<f64>) -> Result<Whitener, CompressError> {
+    let n = correlations.rows;
+    let mean = (0..n).map(|i| correlations.at(i, i)).sum::<f64>() / n.max(1) as f64;
+    if mean <= 0.0 {
+        return Ok(Whitener::identity(n));
+    }
+    let damped = |i: usize, j: usize| correlations.at(i, j) / mean + if i == j { DAMPING } else { 0.0 };
+    Ok(cholesky_robust(&Mat::from_fn(n, n, damped))?)
 }
 
 /// Square roots of floored weights, relative to their mean; ones where there is no information.

@@ -1,27 +1,28 @@
-//! Weighted low-rank approximation of a matrix: with weights per row and column by one decomposition, with a weight
-//! per entry by alternating least squares.
+//! Weighted low-rank approximation of a matrix: with weights per row and column, or their correlations, by one
+//! decomposition, with a weight per entry by alternating least squares.
 
 use rayon::prelude::*;
-use sparseland_linalg::{Mat, Svd, matmul, solve_spd, svd};
+use sparseland_linalg::{Mat, Svd, Whitener, matmul, solve_spd, svd};
 use sparseland_matrix::{Layout, Matrix};
 
 use crate::CompressError;
-use crate::methods::svd::{marginal, rank_of, split, tail};
+use crate::methods::svd::{marginal, rank_of, tail};
 use crate::problem::{Candidate, FactorShape, Factors, LayerProblem, Limit, PreparedLayer};
 
-/// The decomposition of `diag(r) M diag(c)`, from which every rank of
-/// `min sum_ij r_i² c_j² (M_ij - M~_ij)²` is a slice.
+/// The decomposition of `R M Cᵀ`, from which every rank of `min ||R (M - M~) Cᵀ||` is a slice.
 #[derive(Debug, Clone)]
 pub struct WeightedSvd {
-    svd: Svd<f64>,
-    /// `r`.
-    rows: Vec<f64>,
-    /// `c`.
-    cols: Vec<f64>,
+    /// Singular values of `R M Cᵀ = U diag(s) Vᵀ`.
+    s: Vec<f64>,
+    /// `R⁻¹ U`.
+    u: Mat<f64>,
+    /// `C⁻¹ V`.
+    v: Mat<f64>,
 }
 
 impl WeightedSvd {
-    /// Of `m` with positive weights per row and column. Cost `O(rows cols min(rows, cols))`.
+    /// Of `m` with positive weights per row and column, `min sum_ij r_i² c_j² (M_ij - M~_ij)²`. Cost
+    /// `O(rows cols min(rows, cols))`.
     ///
     /// # Errors
     /// If a weight is not positive and finite, their number is wrong, or the decomposition fails.
@@ -41,26 +42,40 @@ impl WeightedSvd {
         let mut scaled = m.clone();
         scaled.scale_rows(&rows);
         scaled.scale_columns(&cols);
-        Ok(Self { svd: svd(&scaled)?, rows, cols })
+        let Svd { s, mut u, vt } = svd(&scaled)?;
+        let mut v = vt.transposed();
+        u.scale_rows(&inverse(&rows));
+        v.scale_rows(&inverse(&cols));
+        Ok(Self { s, u, v })
     }
 
-    /// The singular values of the scaled matrix.
+    /// Of `m` with correlated weights: `min tr((M - M~)ᵀ A (M - M~) B)` for the matrices `A = RᵀR` of the rows and
+    /// `B = CᵀC` of the columns. Cost `O(rows cols (rows + cols))`.
+    ///
+    /// # Errors
+    /// If the shapes differ or the decomposition fails.
+    pub fn correlated(m: &Mat<f64>, rows: &Whitener, cols: &Whitener) -> Result<Self, CompressError> {
+        let turned = cols.apply(&rows.apply(m)?.transposed())?;
+        let Svd { s, u, vt } = svd(&turned.transposed())?;
+        Ok(Self { s, u: rows.solve(&u)?, v: cols.solve(&vt.transposed())? })
+    }
+
+    /// The singular values of the weighted matrix.
     pub fn values(&self) -> &[f64] {
-        &self.svd.s
+        &self.s
     }
 
-    /// The weighted error `sqrt(sum_ij r_i² c_j² (M - M~)_ij²)` of rank `k`, relative to that of zero.
+    /// The weighted error of rank `k`, relative to that of zero.
     pub fn error(&self, k: usize) -> f64 {
-        tail(&self.svd.s, k)
+        tail(&self.s, k)
     }
 
     /// The best factors of rank `k`, in checkpoint orientation for `m` with inputs first; magnitudes are split
     /// evenly.
     pub fn factors(&self, k: usize) -> Factors {
-        let mut factors = split(&self.svd, k.min(self.svd.s.len()), Ok).expect("nothing can fail");
-        factors.left.scale_rows(&inverse(&self.cols));
-        factors.right.scale_columns(&inverse(&self.rows));
-        factors
+        let k = k.min(self.s.len());
+        let part = |m: &Mat<f64>| Mat::from_fn(m.rows, k, |i, t| m.at(i, t) * self.s[t].sqrt());
+        Factors { left: part(&self.v), right: part(&self.u).transposed(), sparse: false }
     }
 
     /// The best approximation of rank `k`.

@@ -1,115 +1,240 @@
-//! The search of every layer's own split: coordinate descent on the calibration loss.
+//! The search of the split: coordinate descent on the loss of calibration text that gives no thresholds.
 
+use std::sync::Arc;
+
+use rayon::prelude::*;
 use sparseland_core::{Context, Event};
 use sparseland_data::Checkpoint;
-use sparseland_nn::{Decoder, LinearInput, LinearSite, Workspace, states_nll};
+use sparseland_nn::{Block, Decoder, InputSelection, LinearSite, Workspace, states_nll};
 
-use super::{Alphas, FEWEST_INPUTS, PreparedLayer, RSparse, SAMPLE_ROWS, Split};
+use super::{Alphas, FEWEST_INPUTS, PreparedLayer, RSparse, SAMPLE_ROWS, Split, install};
 use crate::CompressError;
 use crate::calibrate::{Calibration, Stream};
 use crate::problem::Needs;
 
 /// Shares that are tried.
-const GRID: [f64; 7] = [1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5];
+const GRID: [f64; 9] = [1.0, 0.98, 0.95, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2];
 
-/// Calibration sequences that a trial is scored on.
+/// The most calibration sequences that a trial is scored on.
 const SEQUENCES: usize = 16;
 
-/// Finds every layer's share: the best common one of a grid first, then layer by layer its neighbours, kept where
-/// the calibration loss falls. Thresholds are those of the dense network's inputs, so that one pass of text
-/// serves all trials; the final thresholds are taken afresh. Holds the whole model and its largest factors.
+/// Of so many calibration sequences one is for scoring.
+const HELD_OUT: usize = 4;
+
+/// A change is kept if the mean gain over sequences exceeds so many of its standard errors: dozens of trials on little
+/// text find some gain by chance.
+const CERTAINTY: f64 = 2.0;
+
+/// Which layers have a share of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freedom {
+    /// None: one common share.
+    Common,
+    /// The seven kinds of layers of a block.
+    Kinds,
+    /// Every layer.
+    Layers,
+}
+
+/// Finds the shares: the best common one of a grid first, then kind by kind or layer by layer its neighbours, kept where
+/// the loss falls by more than chance.
+///
+/// A quarter of the calibration text scores, the rest gives thresholds: those of the dense network's inputs for the
+/// common share, then those of the network with that share. The final thresholds are taken afresh. Holds the
+/// whole model, its layers' samples and their factors of one split.
 ///
 /// # Errors
-/// If the model cannot be loaded or a decomposition fails.
+/// If there is but one calibration sequence, the model cannot be loaded or a decomposition fails.
 pub fn search(
     checkpoint: &Checkpoint,
     calibration: &Calibration,
-    method: &RSparse,
+    (method, freedom): (&RSparse, Freedom),
     scratch: &std::path::Path,
     context: &Context,
 ) -> Result<Alphas, CompressError> {
-    let mut decoder = Decoder::load(checkpoint, context)?;
-    let config = decoder.config().clone();
-    let mut stream = Stream::start(checkpoint, &config, calibration, Needs::Nothing, scratch)?;
-    let mut layers: Vec<Option<PreparedLayer>> = Vec::new();
-    for (index, block) in decoder.blocks().iter().enumerate() {
-        let samples = context.install(|| stream.sample_inputs(block, SAMPLE_ROWS))?;
-        for site in LinearSite::ALL {
-            let weight = &block.linear(site).weight;
-            let (outputs, inputs) = site.shape(&config);
-            if inputs < FEWEST_INPUTS {
-                layers.push(None);
-                continue;
-            }
-            let widest = GRID.iter().map(|&a| Split::new((inputs, outputs), method.sparsity, a).rank);
-            let rank = widest.max().unwrap_or(0);
-            let input: LinearInput = site.input();
-            let prepared = context
-                .install(|| PreparedLayer::new(weight, &samples[&input], method.norms, rank))
-                .map_err(|e| e.in_layer(&site.full_name(index)))?;
-            layers.push(Some(prepared));
-        }
-        context.install(|| stream.advance(block, index, context))?;
+    let all = &calibration.sequences;
+    if all.len() < 2 {
+        return Err(CompressError::Setting(
+            "the search scores on calibration text that gives no thresholds: it needs two sequences; give a longer \
+             text or a smaller --calibration-length"
+                .into(),
+        ));
     }
-    let sequences: Vec<&[u32]> = calibration.sequences.iter().take(SEQUENCES).map(Vec::as_slice).collect();
-    let mut trial = Trial { workspace: Workspace::new(&config), sequences };
-    let set = |decoder: &mut Decoder, layer: usize, alpha: f64| {
-        let Some(prepared) = &layers[layer] else { return };
-        let site = LinearSite::ALL[layer % LinearSite::ALL.len()];
-        let (outputs, inputs) = site.shape(decoder.config());
-        let split = Split::new((inputs, outputs), method.sparsity, alpha);
-        let linear = decoder.blocks_mut()[layer / LinearSite::ALL.len()].linear_mut(site);
-        linear.weight = prepared.weight().clone();
-        linear.selection = Some(Box::new(prepared.selection(split, true)));
+    let (own, scored) = all.split_at(all.len() - (all.len() / HELD_OUT).clamp(1, SEQUENCES));
+    let calibration = Calibration { sequences: own.to_vec() };
+    let dense = Decoder::load(checkpoint, context)?;
+    let mut search = Search {
+        layers: Vec::new(),
+        decoder: dense.clone(),
+        workspace: Workspace::new(dense.config()),
+        scored,
+        method,
+        context,
     };
-    let mut best = (f64::INFINITY, 0);
-    context.report(Event::Stage { name: "searching the split", total: GRID.len() + layers.len() });
-    for (i, &alpha) in GRID.iter().enumerate() {
-        (0..layers.len()).for_each(|layer| set(&mut decoder, layer, alpha));
-        let loss = trial.loss(&decoder, context)?;
-        if loss < best.0 {
-            best = (loss, i);
+    let source = (checkpoint, dense.blocks());
+    search.prepare(source, &calibration, scratch, None)?;
+    let units: Vec<Vec<usize>> = match freedom {
+        Freedom::Common => Vec::new(),
+        Freedom::Kinds => {
+            let kinds = LinearSite::ALL.len();
+            (0..kinds).map(|kind| (kind..search.layers.len()).step_by(kinds).collect()).collect()
         }
+        Freedom::Layers => (0..search.layers.len()).map(|layer| vec![layer]).collect(),
+    };
+    context.report(Event::Stage { name: "searching the split", total: GRID.len() + units.len() });
+    let everything: Vec<usize> = (0..search.layers.len()).collect();
+    let mut losses: Vec<Vec<f64>> = Vec::new();
+    for (i, &alpha) in GRID.iter().enumerate() {
+        search.set(&everything, alpha)?;
+        losses.push(search.losses()?);
         context.report(Event::Step { done: i + 1, message: "" });
     }
-    let (mut smallest, common) = best;
-    let mut found = vec![common; layers.len()];
-    (0..layers.len()).for_each(|layer| set(&mut decoder, layer, GRID[common]));
-    for layer in 0..layers.len() {
-        for next in
-            [common.checked_sub(1), Some(common + 1).filter(|&i| i < GRID.len())].into_iter().flatten()
-        {
-            set(&mut decoder, layer, GRID[next]);
-            let loss = trial.loss(&decoder, context)?;
-            if loss < smallest {
-                (smallest, found[layer]) = (loss, next);
-            }
+    let total = |l: &[f64]| l.iter().sum::<f64>();
+    let common = (0..GRID.len()).min_by(|&a, &b| total(&losses[a]).total_cmp(&total(&losses[b])));
+    let common = common.expect("the grid is not empty");
+    let mut found = vec![common; search.layers.len()];
+    if freedom != Freedom::Common {
+        if method.sequential {
+            search.prepare(source, &calibration, scratch, Some(GRID[common]))?;
         }
-        set(&mut decoder, layer, GRID[found[layer]]);
-        context.report(Event::Step { done: GRID.len() + layer + 1, message: "" });
+        search.set(&everything, GRID[common])?;
+        let mut smallest = search.losses()?;
+        for (done, unit) in units.iter().enumerate() {
+            // Away from the common share as long as it helps, in one direction or the other.
+            for step in [-1isize, 1] {
+                while let Some(next) = found[unit[0]].checked_add_signed(step).filter(|&i| i < GRID.len()) {
+                    search.set(unit, GRID[next])?;
+                    let losses = search.losses()?;
+                    if !gains(&smallest, &losses) {
+                        break;
+                    }
+                    smallest = losses;
+                    unit.iter().for_each(|&layer| found[layer] = next);
+                }
+                search.set(unit, GRID[found[unit[0]]])?;
+                if found[unit[0]] != common {
+                    break;
+                }
+            }
+            context.report(Event::Step { done: GRID.len() + done + 1, message: "" });
+        }
     }
     Ok(Alphas::PerLayer(found.into_iter().map(|i| GRID[i]).collect()))
 }
 
-struct Trial<'a> {
-    workspace: Workspace,
-    sequences: Vec<&'a [u32]>,
+/// Whether losses of the same sequences fell by more than chance.
+fn gains(before: &[f64], after: &[f64]) -> bool {
+    let n = before.len() as f64;
+    let gain: Vec<f64> = before.iter().zip(after).map(|(b, a)| b - a).collect();
+    let mean = gain.iter().sum::<f64>() / n;
+    if n < 2.0 {
+        return mean > 0.0;
+    }
+    let variance = gain.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    mean > CERTAINTY * (variance / n).sqrt()
 }
 
-impl Trial<'_> {
-    /// Mean loss per token in nats.
-    fn loss(&mut self, decoder: &Decoder, context: &Context) -> Result<f64, CompressError> {
-        context.check_cancelled()?;
-        let width = decoder.config().hidden_size;
-        let (mut total, mut count) = (0.0, 0);
-        for tokens in &self.sequences {
-            let (inputs, targets) = (&tokens[..tokens.len() - 1], &tokens[1..]);
-            total += context.install(|| -> Result<f64, CompressError> {
-                let states = decoder.hidden_states(inputs, &mut self.workspace)?;
-                Ok(states_nll(decoder, &states[..targets.len() * width], targets)?)
-            })?;
-            count += targets.len();
+struct Search<'a> {
+    /// Every layer that is wide enough, ready for any split.
+    layers: Vec<Option<PreparedLayer>>,
+    decoder: Decoder,
+    workspace: Workspace,
+    scored: &'a [Vec<u32>],
+    method: &'a RSparse,
+    context: &'a Context,
+}
+
+impl Search<'_> {
+    /// Takes samples of the dense network's inputs, or of the network's with a common share.
+    fn prepare(
+        &mut self,
+        (checkpoint, blocks): (&Checkpoint, &[Block]),
+        calibration: &Calibration,
+        scratch: &std::path::Path,
+        alpha: Option<f64>,
+    ) -> Result<(), CompressError> {
+        let config = self.decoder.config().clone();
+        let mut stream = Stream::start(checkpoint, &config, calibration, Needs::Nothing, scratch)?;
+        self.layers.clear();
+        for (index, block) in blocks.iter().enumerate() {
+            self.context.check_cancelled()?;
+            let samples = self.context.install(|| stream.sample_inputs(block, SAMPLE_ROWS))?;
+            for site in LinearSite::ALL {
+                if site.shape(&config).1 < FEWEST_INPUTS {
+                    self.layers.push(None);
+                    continue;
+                }
+                let (weight, inputs) = (&block.linear(site).weight, Arc::clone(&samples[&site.input()]));
+                let make = || PreparedLayer::new(weight, inputs, self.method.norms, Some(self.method.path));
+                let made = self.context.install(make).map_err(|e| e.in_layer(&site.full_name(index)))?;
+                self.layers.push(Some(made));
+            }
+            let mut seen = block.clone();
+            if let Some(alpha) = alpha {
+                let common = Alphas::Uniform(alpha);
+                self.context.install(|| install(&mut seen, index, &samples, (self.method, &common)))?;
+            }
+            self.context.install(|| stream.advance(&seen, index, self.context))?;
         }
-        Ok(total / count.max(1) as f64)
+        Ok(())
+    }
+
+    /// Gives some layers a share.
+    fn set(&mut self, layers: &[usize], alpha: f64) -> Result<(), CompressError> {
+        self.context.check_cancelled()?;
+        let kinds = LinearSite::ALL.len();
+        let config = self.decoder.config();
+        let made = self.context.install(|| {
+            layers
+                .par_iter()
+                .map(|&layer| {
+                    let Some(prepared) = &self.layers[layer] else { return Ok(None) };
+                    let (outputs, inputs) = LinearSite::ALL[layer % kinds].shape(config);
+                    let split = Split::new((inputs, outputs), self.method.sparsity, alpha);
+                    prepared.selection(split, true).map(Some)
+                })
+                .collect::<Result<Vec<Option<InputSelection>>, CompressError>>()
+        })?;
+        for (&layer, selection) in layers.iter().zip(made) {
+            let (Some(prepared), Some(selection)) = (&self.layers[layer], selection) else { continue };
+            let linear = self.decoder.blocks_mut()[layer / kinds].linear_mut(LinearSite::ALL[layer % kinds]);
+            linear.weight = prepared.weight().clone();
+            linear.selection = Some(Box::new(selection));
+        }
+        Ok(())
+    }
+
+    /// The mean loss per token of every scored sequence, in nats.
+    fn losses(&mut self) -> Result<Vec<f64>, CompressError> {
+        let width = self.decoder.config().hidden_size;
+        let mut losses = Vec::with_capacity(self.scored.len());
+        for tokens in self.scored {
+            self.context.check_cancelled()?;
+            let (inputs, targets) = (&tokens[..tokens.len() - 1], &tokens[1..]);
+            let loss = self.context.install(|| -> Result<f64, CompressError> {
+                let states = self.decoder.hidden_states(inputs, &mut self.workspace)?;
+                Ok(states_nll(&self.decoder, &states[..targets.len() * width], targets)?)
+            })?;
+            losses.push(loss / targets.len().max(1) as f64);
+        }
+        Ok(losses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_gains_beyond_chance_count() {
+        let before = [2.0, 3.0, 1.5, 2.5];
+        let shifted = |by: [f64; 4]| before.iter().zip(by).map(|(b, s)| b - s).collect::<Vec<_>>();
+        assert!(gains(&before, &shifted([0.1; 4])));
+        assert!(gains(&before, &shifted([0.1, 0.12, 0.09, 0.11])));
+        // The same mean, but one sequence alone has it.
+        assert!(!gains(&before, &shifted([0.44, 0.0, 0.0, 0.0])));
+        assert!(!gains(&before, &shifted([0.0; 4])));
+        assert!(!gains(&before, &shifted([-0.1; 4])));
+        assert!(gains(&before[..1], &[1.9]) && !gains(&before[..1], &[2.0]));
     }
 }

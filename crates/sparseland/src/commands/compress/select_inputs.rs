@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
-use sparseland_compress::methods::r_sparse::{self, Alphas, RSparse};
+use sparseland_compress::methods::r_sparse::{self, Alphas, Freedom, RSparse, SidePath};
 use sparseland_core::Context;
 use sparseland_data::Checkpoint;
 use sparseland_eval::table::{Column, Table, human_bytes, human_seconds};
@@ -60,15 +60,21 @@ impl Compress {
             sparsity: self.remove,
             norms: choice("score")? == "norms",
             all_tokens: choice("tokens")? == "all",
+            path: if choice("path")? == "weight" { SidePath::Weight } else { SidePath::Rest },
             ..RSparse::default()
         };
         let started = Instant::now();
         let alphas = match choice("search")?.as_str() {
-            "yes" => {
+            "no" => Alphas::Uniform(settings.get("alpha")?),
+            freedom => {
+                let freedom = match freedom {
+                    "layers" => Freedom::Layers,
+                    "kinds" => Freedom::Kinds,
+                    _ => Freedom::Common,
+                };
                 std::fs::create_dir_all(&self.out)?;
-                r_sparse::search(&checkpoint, &calibration, &method, &self.out, context)?
+                r_sparse::search(&checkpoint, &calibration, (&method, freedom), &self.out, context)?
             }
-            _ => Alphas::Uniform(settings.get("alpha")?),
         };
         let written =
             r_sparse::write((&checkpoint, &config), &calibration, (&method, &alphas), &self.out, context)?;
@@ -106,7 +112,12 @@ impl Compress {
     }
 }
 
-fn to_text(report: &Report) -> String {
+/// Bytes, quality and speed before and after, what was measured of them.
+pub(super) fn before_and_after(
+    bytes: (u64, u64),
+    bits: (Option<f64>, Option<f64>),
+    speeds: (Option<f64>, Option<f64>),
+) -> Table {
     let mut table = Table::new([
         Column::text(""),
         Column::right("before"),
@@ -114,22 +125,30 @@ fn to_text(report: &Report) -> String {
         Column::right("change"),
     ]);
     let change = |a: f64, b: f64| format!("{:+.1} %", 100.0 * (b / a - 1.0));
-    let (a, b) = (report.file_bytes_before, report.file_bytes_after);
+    let (a, b) = bytes;
     table.row([
         "bytes on disk".into(),
         human_bytes(a).into(),
         human_bytes(b).into(),
         change(a as f64, b as f64).into(),
     ]);
-    if let (Some(a), Some(b)) = (report.bits_per_byte_before, report.bits_per_byte_after) {
+    if let (Some(a), Some(b)) = bits {
         let (from, to) = (format!("{a:.4}"), format!("{b:.4}"));
         table.row(["bits per byte".into(), from.into(), to.into(), change(a, b).into()]);
     }
-    let speeds = (report.decode_tokens_per_second_before, report.decode_tokens_per_second_after);
     if let (Some(a), Some(b)) = speeds {
         let (from, to) = (format!("{a:.0}"), format!("{b:.0}"));
         table.row(["decode tokens per second".into(), from.into(), to.into(), change(a, b).into()]);
     }
+    table
+}
+
+fn to_text(report: &Report) -> String {
+    let table = before_and_after(
+        (report.file_bytes_before, report.file_bytes_after),
+        (report.bits_per_byte_before, report.bits_per_byte_after),
+        (report.decode_tokens_per_second_before, report.decode_tokens_per_second_after),
+    );
     let mean = report.alphas.iter().sum::<f64>() / report.alphas.len().max(1) as f64;
     format!(
         "\n{table}\n{:.0} % of the multiply-adds skipped token by token, mean alpha {mean:.3}\n\
