@@ -390,7 +390,7 @@ impl<'a> Softmax<'a> {
                 let member = |b: usize| (0..classes).map(|k| (b * classes + k) as u32).collect();
                 let groups = (0..blocks).map(member).collect();
                 let mut problem = Blocks::new(centred, vec![target], self.normaliser, groups);
-                problem.set_coefficients(&[old.clone()]);
+                problem.set_coefficients(std::slice::from_ref(&old));
                 options.tol = accuracy(problem.steepest());
                 let weights = (0..blocks).map(weight).collect();
                 problem.solve(&GroupPenalty { alpha: penalty.alpha, tau: 0.0, weights }, &options);
