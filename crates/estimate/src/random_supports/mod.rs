@@ -14,14 +14,14 @@
 //! `||r_j||`. If a few more random columns shrink these distances little, the whole price is a small multiple of the size
 //! of the signal, whatever the condition number.
 //!
-//! Procedure: 75 % of the rows fit, 25 % choose. For `m = 0, 2k, 4k, 8k, ...` anchors (3, 6 and 12 for an unknown `k`, up
-//! to a quarter of the rows) and a few random draws of each, a lasso path on the projected columns; `m` by the mean
-//! error over its draws. The draws of that `m` are refitted on all rows at the strengths found (ours: a quarter more
-//! rows) and their coefficients averaged. `m = 0` is the lasso of normalised columns, so that easy designs lose little.
+//! Procedure: four folds choose. For `m = 0, 2k, 4k, 8k, ...` anchors (3, 6 and 12 for an unknown `k`, up
+//! to a fifth of the rows) and a few random draws of each, a lasso path on the projected columns; `m` by the mean
+//! error over its draws. The draws of that `m` are refitted on all rows at the strengths found, and their coefficients
+//! averaged. `m = 0` is the lasso of normalised columns, so that easy designs lose little.
 //!
 //! Cost: per draw `O(N m d)` and a path; memory `8 N d` bytes per thread at work.
 //!
-//! **When not to use it.** Well-conditioned designs, where the lasso is as good and fifteen times cheaper. Supports that
+//! **When not to use it.** Well-conditioned designs, where the lasso is as good and many times cheaper. Supports that
 //! are not random, such as groups of neighbouring features: use a group lasso. Beyond condition numbers of 1e12 residuals
 //! lose their digits.
 
@@ -30,6 +30,7 @@ pub mod experiment;
 #[cfg(test)]
 mod tests;
 
+use rand::Rng;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use sparseland_core::{Cancelled, Context};
@@ -37,7 +38,8 @@ use sparseland_optim::design::{Centred, Dense, Design, Scaling};
 
 pub use anchor::AnchoredDesign;
 
-use crate::estimators::{EstimateError, Lasso, check_design, check_target, ensure};
+use crate::cv::Folds;
+use crate::estimators::{EstimateError, Fitted, Lasso, check_design, check_target, ensure};
 use crate::path::{Path, PathEstimator, PathOptions};
 
 /// Why a regression was not fitted.
@@ -82,11 +84,13 @@ pub struct RandomSupportRegressor {
     pub draws: usize,
     /// Strengths per path, down to 1 % of the first. Default 40.
     pub n_alphas: usize,
+    /// Folds that choose the strengths and the number of anchors. Default 4; one split alone chose badly on easy designs.
+    pub folds: usize,
 }
 
 impl Default for RandomSupportRegressor {
     fn default() -> Self {
-        Self { k: None, anchors: Anchors::Auto, draws: 5, n_alphas: 40 }
+        Self { k: None, anchors: Anchors::Auto, draws: 5, n_alphas: 40, folds: 4 }
     }
 }
 
@@ -148,6 +152,25 @@ impl Normalised {
     }
 }
 
+/// A fold: the other rows to fit, and its own to choose by.
+struct Held {
+    train: Normalised,
+    x: Box<dyn Design>,
+    y: Vec<f64>,
+}
+
+impl Held {
+    fn new(x: &dyn Design, y: &[f64], folds: &Folds, fold: usize) -> Self {
+        let rows = |inside: bool| -> Vec<u32> {
+            (0..x.rows() as u32).filter(|i| (folds.of_row()[*i as usize] == fold) == inside).collect()
+        };
+        let (held, rest) = (rows(true), rows(false));
+        let pick = |rows: &[u32]| rows.iter().map(|i| y[*i as usize]).collect::<Vec<f64>>();
+        let train = Normalised::new(x.select(Some(&rest), None, None).as_ref(), &pick(&rest));
+        Self { train, x: x.select(Some(&held), None, None), y: pick(&held) }
+    }
+}
+
 impl RandomSupportRegressor {
     /// Fits to X (`N x d`) and y.
     ///
@@ -167,21 +190,23 @@ impl RandomSupportRegressor {
             n >= LEAST_ROWS,
             "number of rows",
             n as f64,
-            "at least 20: a quarter of them choose the strength",
+            "at least 20: parts of them choose the strength",
         )?;
         ensure(self.draws > 0, "draws", 0.0, "at least 1")?;
+        ensure(self.n_alphas > 1, "n_alphas", self.n_alphas as f64, "at least 2")?;
+        ensure((2..=10).contains(&self.folds), "folds", self.folds as f64, "between 2 and 10")?;
         let sizes = self.sizes(n, x.cols())?;
         context.install(|| self.fit_checked(x, y, &sizes, context))
     }
 
     /// The numbers of anchors to try.
     fn sizes(&self, n: usize, d: usize) -> Result<Vec<usize>, EstimateError> {
-        let most = (3 * n / 4 / 4).min(d);
+        let most = (n / 5).min(d);
         match self.anchors {
             Anchors::Random(m) | Anchors::Pca(m) => {
                 let domain =
-                    "below three quarters of the rows, which the anchors would fit exactly, and at most d";
-                ensure(m < 3 * n / 4 && m <= d, "anchors", m as f64, domain)?;
+                    "below the rows without a fold, which the anchors would fit exactly, and at most d";
+                ensure(m < n - n.div_ceil(self.folds.max(1)) && m <= d, "anchors", m as f64, domain)?;
                 Ok(vec![m])
             }
             Anchors::Auto => {
@@ -206,19 +231,14 @@ impl RandomSupportRegressor {
     ) -> Result<RandomSupportFit, RandomSupportError> {
         let n = x.rows();
         let mut rng = context.rng(0x5eed);
-        let mut order: Vec<u32> = (0..n as u32).collect();
-        order.shuffle(&mut rng);
-        let (test, train) = order.split_at_mut(n / 4);
-        test.sort_unstable();
-        train.sort_unstable();
-        let pick = |rows: &[u32]| rows.iter().map(|i| y[*i as usize]).collect::<Vec<f64>>();
-        let part = Normalised::new(x.select(Some(train), None, None).as_ref(), &pick(train));
-        let (test_x, test_y) = (x.select(Some(test), None, None), pick(test));
+        let parts: Vec<Held> = {
+            let folds = Folds::shuffled(n, self.folds, rng.random())?;
+            (0..self.folds).into_par_iter().map(|fold| Held::new(x, y, &folds, fold)).collect()
+        };
         // Draws are nested: more anchors are the fewer ones and others.
-        let columns: Vec<usize> = (0..x.cols()).filter(|j| part.inverse[*j] > 0.0).collect();
         let draws: Vec<Vec<usize>> = (0..self.draws)
             .map(|_| {
-                let mut columns = columns.clone();
+                let mut columns: Vec<usize> = (0..x.cols()).collect();
                 columns.shuffle(&mut rng);
                 columns
             })
@@ -229,36 +249,28 @@ impl RandomSupportRegressor {
             context.check_cancelled()?;
             // Every draw of no anchors, or of principal directions, is the same.
             let count = if m == 0 || matches!(self.anchors, Anchors::Pca(_)) { 1 } else { self.draws };
-            let tried: Result<Vec<(f64, f64)>, EstimateError> = draws[..count]
-                .par_iter()
-                .map(|draw| {
-                    let anchored = self.anchored(&part.x, draw, m)?;
-                    let path = self.path(&anchored, &part.y, None)?;
-                    let errors = path.fits.iter().map(|fit| {
-                        let w = anchored.coefficients(&part.x, &part.y, &fit.coef.to_dense());
-                        let (coef, intercept) = part.restore(&w);
-                        let m = test_x.times(&coef);
-                        let square = |(m, y): (&f64, &f64)| (m + intercept - y) * (m + intercept - y);
-                        m.iter().zip(&test_y).map(square).sum::<f64>() / test_y.len() as f64
-                    });
-                    let errors: Vec<f64> = errors.collect();
-                    let at = (0..errors.len()).min_by(|a, b| errors[*a].total_cmp(&errors[*b])).unwrap_or(0);
-                    let first = path.fits[0].alpha;
-                    let part = if first > 0.0 { path.fits[at].alpha / first } else { 1.0 };
-                    Ok((errors[at], part))
-                })
+            // Squared errors of every strength, by draw and fold; strengths are the same parts of every first one.
+            let tried: Result<Vec<Vec<f64>>, EstimateError> = (0..count * parts.len())
+                .into_par_iter()
+                .map(|task| self.errors(&parts[task % parts.len()], &draws[task / parts.len()], m))
                 .collect();
-            let (errors, parts): (Vec<f64>, Vec<f64>) = tried?.into_iter().unzip();
-            let error = errors.iter().sum::<f64>() / errors.len() as f64;
+            let (mut error, mut chosen) = (0.0, Vec::new());
+            for of_folds in tried?.chunks(parts.len()) {
+                let sum = |k: usize| of_folds.iter().map(|e| e[k.min(e.len() - 1)]).sum::<f64>() / n as f64;
+                let sums: Vec<f64> = (0..self.n_alphas).map(sum).collect();
+                let at = (0..sums.len()).min_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap_or(0);
+                error += sums[at] / count as f64;
+                chosen.push(EPS.powf(at as f64 / (self.n_alphas - 1) as f64));
+            }
             curve.push((m, error));
             if best.as_ref().is_none_or(|(least, ..)| error < *least) {
-                best = Some((error, m, parts));
+                best = Some((error, m, chosen));
             }
         }
         let (_, m, parts) = best.expect("at least one number of anchors is tried");
         let whole = Normalised::new(x, y);
         // With more rows noise is smaller, and so is the strength that it needs: the square root of their number.
-        let fewer = (train.len() as f64 / n as f64).sqrt();
+        let fewer = (1.0 - 1.0 / self.folds as f64).sqrt();
         let fits: Result<Vec<(Vec<f64>, usize)>, EstimateError> = draws[..parts.len()]
             .par_iter()
             .zip(&parts)
@@ -277,6 +289,19 @@ impl RandomSupportRegressor {
         }
         let (coef, intercept) = whole.restore(&w);
         Ok(RandomSupportFit { coef, intercept, m, curve, dependent: fits.iter().map(|f| f.1).sum() })
+    }
+
+    /// Squared errors on held-out rows, summed, for every strength of the path.
+    fn errors(&self, part: &Held, draw: &[usize], m: usize) -> Result<Vec<f64>, EstimateError> {
+        let Held { train, x, y } = part;
+        let anchored = self.anchored(&train.x, draw, m)?;
+        let error = |fit: &Fitted| {
+            let w = anchored.coefficients(&train.x, &train.y, &fit.coef.to_dense());
+            let (coef, intercept) = train.restore(&w);
+            let predicted = x.times(&coef);
+            predicted.iter().zip(y).map(|(m, y)| (m + intercept - y) * (m + intercept - y)).sum()
+        };
+        Ok(self.path(&anchored, &train.y, None)?.fits.iter().map(error).collect())
     }
 
     fn anchored(&self, x: &Dense<f64>, draw: &[usize], m: usize) -> Result<AnchoredDesign, EstimateError> {
