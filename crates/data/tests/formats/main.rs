@@ -6,6 +6,7 @@ mod hostile;
 mod models;
 mod real_data;
 mod roundtrip;
+mod tables;
 mod texts;
 
 use std::path::Path;
