@@ -5,9 +5,10 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sparseland_linalg::Mat;
 use sparseland_optim::design::Design;
 
-use crate::estimators::{EstimateError, Fitted, ensure};
+use crate::estimators::{EstimateError, Fitted, FittedTasks, MultiTaskLasso, ensure};
 use crate::path::{Path, PathEstimator, PathOptions};
 
 /// Which rows are left out together.
@@ -187,20 +188,93 @@ pub fn cross_validate(
     };
     let done: Result<Vec<_>, EstimateError> =
         pool.install(|| (0..folds.count).into_par_iter().map(one).collect());
-    let done = done?;
+    let mut done = done?;
+    // A fold of fewer rows may not reach the largest subsets: its last one then stands for them.
+    for (losses, _) in &mut done {
+        let last = losses.last().copied().unwrap_or(0.0);
+        losses.resize(path.fits.len(), last);
+    }
+    let Summary { mean, standard_error, best, one_standard_error } = summary(&done, path.fits.len());
+    let by_fold = done.into_iter().map(|d| d.0).collect();
+    Ok(CrossValidated { path, mean, standard_error, by_fold, best, one_standard_error })
+}
+
+/// Losses over the folds, and the fits that they choose.
+struct Summary {
+    mean: Vec<f64>,
+    standard_error: Vec<f64>,
+    best: usize,
+    one_standard_error: usize,
+}
+
+/// From the losses of every fold, one per fit, and the fold's weight.
+fn summary(done: &[(Vec<f64>, f64)], fits: usize) -> Summary {
     let weight: f64 = done.iter().map(|d| d.1).sum();
     let (mut mean, mut standard_error) = (Vec::new(), Vec::new());
-    for i in 0..path.fits.len() {
+    for i in 0..fits {
         let average = done.iter().map(|(l, w)| l[i] * w).sum::<f64>() / weight;
         let spread = done.iter().map(|(l, w)| w * (l[i] - average) * (l[i] - average)).sum::<f64>() / weight;
         mean.push(average);
-        standard_error.push((spread / (folds.count as f64 - 1.0)).sqrt());
+        standard_error.push((spread / (done.len() as f64 - 1.0)).sqrt());
     }
     let best = (0..mean.len()).min_by(|&a, &b| mean[a].total_cmp(&mean[b])).unwrap_or(0);
     let limit = mean[best] + standard_error[best];
     let one_standard_error = (0..=best).find(|&i| mean[i] <= limit).unwrap_or(best);
-    let by_fold = done.into_iter().map(|d| d.0).collect();
-    Ok(CrossValidated { path, mean, standard_error, by_fold, best, one_standard_error })
+    Summary { mean, standard_error, best, one_standard_error }
+}
+
+/// A path of the multi-task lasso with its cross-validated losses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CrossValidatedTasks {
+    /// The path on all rows.
+    pub fits: Vec<FittedTasks>,
+    /// Half the mean squared error of left-out rows, summed over the targets, for every fit.
+    pub mean: Vec<f64>,
+    /// Standard error of that mean over the folds.
+    pub standard_error: Vec<f64>,
+    /// The fit of least mean loss.
+    pub best: usize,
+    /// The sparsest fit within one standard error of it.
+    pub one_standard_error: usize,
+}
+
+/// As [`cross_validate`] for several targets, `y` being `n x T`.
+///
+/// # Errors
+/// As [`cross_validate`].
+pub fn cross_validate_tasks(
+    estimator: &MultiTaskLasso,
+    x: &dyn Design,
+    y: &Mat<f64>,
+    folds: &Folds,
+    options: &PathOptions,
+    pool: &rayon::ThreadPool,
+) -> Result<CrossValidatedTasks, EstimateError> {
+    if folds.of_row.len() != x.rows() {
+        let (expected, got) = (x.rows(), folds.of_row.len());
+        return Err(EstimateError::Length { what: "folds", why: "rows of X", expected, got });
+    }
+    let fits = estimator.path(x, y, options)?;
+    let alphas = Some(fits.iter().map(|f| f.alpha).collect());
+    let shared = PathOptions { alphas, ..options.clone() };
+    let one = |fold: usize| -> Result<(Vec<f64>, f64), EstimateError> {
+        let rows = 0..x.rows() as u32;
+        let (test, train): (Vec<u32>, Vec<u32>) = rows.partition(|&i| folds.of_row[i as usize] == fold);
+        let pick = |rows: &[u32]| Mat::from_fn(rows.len(), y.cols, |i, t| y.at(rows[i] as usize, t));
+        let (train_x, test_x) = (x.select(Some(&train), None, None), x.select(Some(&test), None, None));
+        let truth = pick(&test);
+        let mut losses = Vec::with_capacity(fits.len());
+        for fit in estimator.path(train_x.as_ref(), &pick(&train), &shared)? {
+            let predicted = fit.predict(test_x.as_ref())?;
+            let squares = predicted.data.iter().zip(&truth.data).map(|(m, y)| (y - m) * (y - m));
+            losses.push(squares.sum::<f64>() / (2.0 * test.len() as f64));
+        }
+        Ok((losses, test.len() as f64))
+    };
+    let done: Result<Vec<_>, EstimateError> =
+        pool.install(|| (0..folds.count).into_par_iter().map(one).collect());
+    let Summary { mean, standard_error, best, one_standard_error } = summary(&done?, fits.len());
+    Ok(CrossValidatedTasks { fits, mean, standard_error, best, one_standard_error })
 }
 
 #[cfg(test)]
@@ -288,6 +362,51 @@ mod tests {
         // Without features the loss is about log 2; with them it is better.
         assert!((found.mean[0] - std::f64::consts::LN_2).abs() < 0.1);
         assert!(found.mean[found.best] < 0.8 * found.mean[0]);
+    }
+
+    #[test]
+    fn one_task_is_the_lasso_and_two_equal_ones_lose_twice_as_much() {
+        let (x, y, _) = data();
+        let folds = Folds::shuffled(60, 4, 3).unwrap();
+        let options =
+            PathOptions { n_alphas: 8, eps: Some(0.1), early_stop: false, ..PathOptions::default() };
+        let lasso =
+            cross_validate(&Lasso::new(0.0).tol(1e-12), &x, &y, None, &folds, &options, &pool(1)).unwrap();
+        let tasks = |y: &Mat<f64>, options: &PathOptions, threads| {
+            let estimator = MultiTaskLasso::new(0.0).tol(1e-12);
+            cross_validate_tasks(&estimator, &x, y, &folds, options, &pool(threads)).unwrap()
+        };
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-7 * b.abs());
+        let one = tasks(&Mat::from_fn(60, 1, |i, _| y[i]), &options, 1);
+        assert_eq!(one.mean.len(), 8);
+        assert!(near(&one.mean, &lasso.mean) && near(&one.standard_error, &lasso.standard_error));
+        assert_eq!((one.best, one.one_standard_error), (lasso.best, lasso.one_standard_error));
+        // Rows of two equal coefficients have root two times the norm: the same fits at root two times the strength.
+        let alphas = Some(one.fits.iter().map(|f| f.alpha * 2f64.sqrt()).collect());
+        let both = Mat::from_fn(60, 2, |i, _| y[i]);
+        let two = tasks(&both, &PathOptions { alphas: alphas.clone(), ..options.clone() }, 1);
+        let doubled: Vec<f64> = one.mean.iter().map(|v| 2.0 * v).collect();
+        assert!(near(&two.mean, &doubled));
+        assert_eq!(two, tasks(&both, &PathOptions { alphas, ..options }, 2));
+    }
+
+    #[test]
+    fn folds_that_reach_fewer_subsets_repeat_their_last() {
+        use crate::subset::BestSubset;
+        // Four columns, one of which is constant but for the first row: a fold without that row cannot use it.
+        let column = |f: fn(f64) -> f64| (0..12).map(|i| f(f64::from(i))).collect::<Vec<_>>();
+        let square = column(|i| (i - 5.5).powi(2));
+        let spike = column(|i| f64::from(u8::from(i == 0.0)));
+        let wave = column(|i| (2.1 * i).sin());
+        let y: Vec<f64> = (0..12).map(|i| square[i] + wave[i] + 0.1 * ((i * i) as f64).cos()).collect();
+        let x = Dense::from_columns(12, 4, [column(|i| i), square, spike, wave].concat()).unwrap();
+        let folds = Folds::given((0..12).map(|i| i % 3).collect()).unwrap();
+        let estimator = BestSubset::new().max_size(4);
+        let found =
+            cross_validate(&estimator, &x, &y, None, &folds, &PathOptions::default(), &pool(1)).unwrap();
+        assert_eq!(found.path.fits.len(), 5);
+        assert!(found.by_fold.iter().all(|losses| losses.len() == 5));
+        assert_eq!(found.by_fold[0][4], found.by_fold[0][3]);
     }
 
     #[test]
