@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use sparseland_core::ParameterKind;
+use sparseland_core::{ParameterKind, When};
 use sparseland_eval::table::{Column, Table};
 
 use crate::registry;
@@ -53,7 +53,8 @@ impl Methods {
                     ParameterKind::Integer { min, max } => format!("{min} to {max}"),
                     ParameterKind::Choice { of } => of.join(" | "),
                 };
-                text += &format!("  --set {}=... ({range}; default {}, {})\n", p.name, p.default, p.source);
+                let flag = if m.card.when == When::Fit { "--" } else { "--set " };
+                text += &format!("  {flag}{}=... ({range}; default {}, {})\n", p.name, p.default, p.source);
                 text += &format!("      {}\n", p.help);
             }
         }
