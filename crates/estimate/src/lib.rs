@@ -10,5 +10,7 @@ pub mod kron_sbl;
 pub mod ldp_regression;
 pub mod path;
 pub mod random_supports;
+pub mod reweighted;
+pub mod stability;
 pub mod stacking;
 pub mod subset;

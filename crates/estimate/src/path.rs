@@ -105,7 +105,7 @@ impl Path {
             };
             let misfit = match fit.loss {
                 Loss::Squared | Loss::Huber { .. } => n * (2.0 * fit.mean_loss).max(f64::MIN_POSITIVE).ln(),
-                Loss::Logistic | Loss::Poisson => 2.0 * n * fit.mean_loss,
+                Loss::Logistic | Loss::Poisson | Loss::Gamma | Loss::SquaredHinge => 2.0 * n * fit.mean_loss,
             };
             misfit + price * fit.coef.nnz() as f64
         };

@@ -5,6 +5,8 @@
 //! | [`Logistic`] | `log(1 + exp(-s m))`, `s = 1` for `y = 1`, `-1` for `y = 0` |
 //! | [`Huber`] | `(m - y)² / 2` up to `delta`, then `delta (abs(m - y) - delta / 2)` |
 //! | [`Poisson`] | `exp(m) - y m` |
+//! | [`Gamma`] | `y exp(-m) + m` |
+//! | [`SquaredHinge`] | `max(1 - s m, 0)²`, `s = 1` for `y = 1`, `-1` for `y = 0` |
 //!
 //! All are means over the rows, weighted if there are weights: strengths mean the same whatever `n`.
 
@@ -111,5 +113,63 @@ impl Datafit for Poisson {
 
     fn domain(&self) -> &'static str {
         "a finite number >= 0"
+    }
+}
+
+/// Positive amounts with the log link: half the Gamma deviance up to a term without `m`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gamma;
+
+impl Datafit for Gamma {
+    fn value(&self, y: f64, m: f64) -> f64 {
+        y * (-m).exp() + m
+    }
+
+    fn derivatives(&self, y: f64, m: f64) -> (f64, f64) {
+        let ratio = y * (-m).exp();
+        (1.0 - ratio, ratio)
+    }
+
+    fn constant(&self, mean: f64) -> Option<f64> {
+        Some(mean.ln())
+    }
+
+    fn accepts(&self, y: f64) -> bool {
+        y > 0.0 && y.is_finite()
+    }
+
+    fn domain(&self) -> &'static str {
+        "a finite number > 0"
+    }
+}
+
+/// Squared hinge of targets 0 and 1, the loss of LIBLINEAR's L1-regularised support vector machine and
+/// of scikit-learn's `LinearSVC`. Those use the *sum*: their `C` is `1 / (n alpha)` here, and they
+/// penalise the intercept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SquaredHinge;
+
+impl Datafit for SquaredHinge {
+    fn value(&self, y: f64, m: f64) -> f64 {
+        let short = (1.0 - (2.0 * y - 1.0) * m).max(0.0);
+        short * short
+    }
+
+    fn derivatives(&self, y: f64, m: f64) -> (f64, f64) {
+        let sign = 2.0 * y - 1.0;
+        let short = 1.0 - sign * m;
+        if short > 0.0 { (-2.0 * sign * short, 2.0) } else { (0.0, 0.0) }
+    }
+
+    fn constant(&self, mean: f64) -> Option<f64> {
+        Some(2.0 * mean - 1.0)
+    }
+
+    fn accepts(&self, y: f64) -> bool {
+        y == 0.0 || y == 1.0
+    }
+
+    fn domain(&self) -> &'static str {
+        "0 or 1"
     }
 }

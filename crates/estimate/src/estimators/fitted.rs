@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sparseland_optim::cd::StopReason;
-use sparseland_optim::datafit::{Datafit, Huber, Logistic, Poisson};
+use sparseland_optim::datafit::{Datafit, Gamma, Huber, Logistic, Poisson, SquaredHinge};
 use sparseland_optim::design::Design;
 
 use super::EstimateError;
@@ -61,6 +61,10 @@ pub enum Loss {
     },
     /// [`Poisson`] for counts.
     Poisson,
+    /// [`Gamma`] for positive amounts.
+    Gamma,
+    /// [`SquaredHinge`] for targets 0 and 1.
+    SquaredHinge,
 }
 
 impl Loss {
@@ -79,6 +83,8 @@ impl Loss {
             Loss::Logistic => Some(Box::new(Logistic)),
             Loss::Huber { delta } => Some(Box::new(Huber { delta })),
             Loss::Poisson => Some(Box::new(Poisson)),
+            Loss::Gamma => Some(Box::new(Gamma)),
+            Loss::SquaredHinge => Some(Box::new(SquaredHinge)),
         }
     }
 }
@@ -128,16 +134,18 @@ impl Fitted {
         Ok(out)
     }
 
-    /// The predicted target: `X w + b`; for logistic models the class, 0 or 1; for Poisson models the
-    /// mean, `exp(X w + b)`.
+    /// The predicted target: `X w + b`; for logistic and hinge models the class, 0 or 1; for Poisson and
+    /// Gamma models the mean, `exp(X w + b)`.
     ///
     /// # Errors
     /// As [`Fitted::decision_function`].
     pub fn predict(&self, x: &dyn Design) -> Result<Vec<f64>, EstimateError> {
         let mut out = self.decision_function(x)?;
         match self.loss {
-            Loss::Logistic => out.iter_mut().for_each(|m| *m = f64::from(u8::from(*m > 0.0))),
-            Loss::Poisson => out.iter_mut().for_each(|m| *m = m.exp()),
+            Loss::Logistic | Loss::SquaredHinge => {
+                out.iter_mut().for_each(|m| *m = f64::from(u8::from(*m > 0.0)));
+            }
+            Loss::Poisson | Loss::Gamma => out.iter_mut().for_each(|m| *m = m.exp()),
             Loss::Squared | Loss::Huber { .. } => {}
         }
         Ok(out)
@@ -154,8 +162,8 @@ impl Fitted {
         Ok(out)
     }
 
-    /// R² of the predictions for squared and Huber losses, accuracy for logistic ones, and the share of
-    /// explained loss against the best constant for Poisson.
+    /// R² of the predictions for squared and Huber losses, accuracy for classes, and the share of the
+    /// deviance explained against the best constant (D²) for Poisson and Gamma.
     ///
     /// # Errors
     /// As [`Fitted::decision_function`]; [`EstimateError::Length`] for a target of another length.
@@ -168,24 +176,34 @@ impl Fitted {
                 got: y.len(),
             });
         }
-        let prediction = self.predict(x)?;
         let n = y.len() as f64;
         let mean = y.iter().sum::<f64>() / n;
+        // The share of the distance that the constant `level` leaves and the model does not.
+        let share = |margin: &[f64], level: f64, distance: &dyn Fn(f64, f64) -> f64| {
+            let rest: f64 = margin.iter().zip(y).map(|(m, y)| distance(*m, *y)).sum();
+            1.0 - rest / y.iter().map(|y| distance(level, *y)).sum::<f64>()
+        };
         Ok(match self.loss {
-            Loss::Logistic => prediction.iter().zip(y).filter(|(a, b)| a == b).count() as f64 / n,
+            Loss::Logistic | Loss::SquaredHinge => {
+                self.predict(x)?.iter().zip(y).filter(|(a, b)| a == b).count() as f64 / n
+            }
             Loss::Squared | Loss::Huber { .. } => {
-                let square = |m: f64, y: f64| (y - m) * (y - m);
-                let rest: f64 = prediction.iter().zip(y).map(|(m, y)| square(*m, *y)).sum();
-                1.0 - rest / y.iter().map(|y| square(mean, *y)).sum::<f64>()
+                share(&self.decision_function(x)?, mean, &|m, y| (y - m) * (y - m))
             }
             Loss::Poisson => {
-                let margin = self.decision_function(x)?;
                 let saturated = |y: f64| if y > 0.0 { y - y * y.ln() } else { 0.0 };
-                let deviance = |m: f64, y: f64| Poisson.value(y, m) - saturated(y);
-                let rest: f64 = margin.iter().zip(y).map(|(m, y)| deviance(*m, *y)).sum();
-                1.0 - rest / y.iter().map(|y| deviance(mean.ln(), *y)).sum::<f64>()
+                share(&self.decision_function(x)?, mean.ln(), &|m, y| Poisson.value(y, m) - saturated(y))
+            }
+            Loss::Gamma => {
+                share(&self.decision_function(x)?, mean.ln(), &|m, y| Gamma.value(y, m) - (1.0 + y.ln()))
             }
         })
+    }
+
+    /// Root mean squared residual of the rows it was fitted on, for squared losses: the `σ` of
+    /// [`SqrtLasso`](super::SqrtLasso), as long as that is above its floor.
+    pub fn noise_level(&self) -> f64 {
+        (2.0 * self.mean_loss).sqrt()
     }
 
     /// Writes the model as JSON; numbers come back to the bit.

@@ -1,6 +1,6 @@
 //! Checks that all estimators share.
 
-use sparseland_optim::design::Design;
+use sparseland_optim::design::{Centred, Design, Scaling};
 
 use super::EstimateError;
 
@@ -69,4 +69,43 @@ pub(crate) fn check_weights(expected: usize, weights: Option<&[f64]>) -> Result<
 pub(crate) fn scale_rows(x: &dyn Design, weight: &[f64]) -> (Box<dyn Design>, Vec<f64>) {
     let unit: Vec<f64> = weight.iter().map(|w| w.sqrt()).collect();
     (x.select(None, None, Some(&unit)), unit)
+}
+
+/// Rows for least squares: multiplied by the roots of their weights, if there are weights.
+pub(crate) struct Rows<'a> {
+    given: &'a dyn Design,
+    scaled: Option<(Box<dyn Design>, Vec<f64>)>,
+    target: Vec<f64>,
+    /// The sum of the weights.
+    pub(crate) normaliser: f64,
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn new(x: &'a dyn Design, y: &[f64], sample_weight: Option<&[f64]>) -> Self {
+        let scaled = sample_weight.map(|weight| scale_rows(x, weight));
+        let mut target = y.to_vec();
+        if let Some((_, unit)) = &scaled {
+            target.iter_mut().zip(unit).for_each(|(y, u)| *y *= u);
+        }
+        let normaliser = sample_weight.map_or(y.len() as f64, |w| w.iter().sum());
+        Self { given: x, scaled, target, normaliser }
+    }
+
+    /// The design, the target, and what was taken from the target to centre it.
+    pub(crate) fn centred(&self, scaling: Scaling) -> (Centred<'_>, Vec<f64>, f64) {
+        let centred = match &self.scaled {
+            Some((design, unit)) => Centred::new(design.as_ref(), Some(unit.clone()), scaling),
+            None => Centred::new(self.given, None, scaling),
+        };
+        let mut target = self.target.clone();
+        let mean = centred.centre(&mut target);
+        (centred, target, mean)
+    }
+}
+
+/// Coefficients for the columns as they were, and the intercept, for a target of mean `mean`.
+pub(crate) fn restore(design: &Centred<'_>, coef: &[f64], mean: f64) -> (Vec<f64>, f64) {
+    let coef: Vec<f64> = coef.iter().zip(design.inverse_scales()).map(|(w, s)| w * s).collect();
+    let offset: f64 = coef.iter().zip(design.means()).map(|(w, m)| w * m).sum();
+    (coef, if design.is_centred() { mean - offset } else { 0.0 })
 }

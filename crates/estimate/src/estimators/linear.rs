@@ -1,69 +1,93 @@
-//! Linear models of one target with separable penalties.
+//! What linear models of one target with separable penalties have in common.
 
 use sparseland_optim::cd::{Glm, Options, Quadratic, Report, StopReason};
-use sparseland_optim::design::{Centred, Design, Scaling};
-use sparseland_optim::penalty::{self, Penalty};
+use sparseland_optim::design::{Design, Scaling};
+use sparseland_optim::penalty::{self, Exponent, Penalty};
 
 use super::{
-    Alpha, EstimateError, Fitted, Loss, SparseCoef, check_design, check_sample_weight, check_target,
-    check_weights, ensure, scale_rows,
+    Alpha, EstimateError, Fitted, Loss, Rows, SparseCoef, check_design, check_sample_weight, check_target,
+    check_weights, concomitant, ensure, restore,
 };
 use crate::path::{Path, PathEstimator, PathOptions};
 
 /// The form of a penalty, without its strength.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Form {
-    ElasticNet { l1_ratio: f64, positive: bool },
-    Mcp { gamma: f64 },
-    Scad { shape: f64 },
+pub(super) enum Form {
+    ElasticNet {
+        l1_ratio: f64,
+    },
+    /// The L1 norm beside the root of the loss.
+    Sqrt,
+    Mcp {
+        gamma: f64,
+    },
+    Scad {
+        shape: f64,
+    },
+    Bridge {
+        exponent: Exponent,
+    },
+    LogSum {
+        epsilon: f64,
+    },
 }
 
 /// What all estimators of this module are made of.
 #[derive(Clone, Debug, PartialEq)]
-struct Linear {
-    alpha: Alpha,
-    form: Form,
-    loss: Loss,
-    weights: Option<Vec<f64>>,
-    fit_intercept: bool,
-    standardize: bool,
-    tol: f64,
-    max_iter: usize,
+pub(super) struct Linear {
+    pub(super) alpha: Alpha,
+    pub(super) form: Form,
+    pub(super) loss: Loss,
+    pub(super) weights: Option<Vec<f64>>,
+    pub(super) positive: bool,
+    pub(super) fit_intercept: bool,
+    pub(super) standardize: bool,
+    pub(super) tol: f64,
+    pub(super) max_iter: usize,
 }
 
 impl Linear {
-    fn new(alpha: Alpha, form: Form, loss: Loss) -> Self {
+    pub(super) fn new(alpha: Alpha, form: Form, loss: Loss) -> Self {
         Self {
             alpha,
             form,
             loss,
             weights: None,
+            positive: false,
             fit_intercept: true,
-            standardize: matches!(form, Form::Mcp { .. } | Form::Scad { .. }),
+            standardize: matches!(form, Form::Mcp { .. } | Form::Scad { .. } | Form::Bridge { .. }),
             tol: 1e-6,
             max_iter: 100_000,
         }
     }
 
     fn penalty(&self, alpha: f64) -> Box<dyn Penalty> {
-        let weights = self.weights.clone();
-        match self.form {
-            Form::ElasticNet { l1_ratio, positive } => {
-                Box::new(penalty::ElasticNet { alpha, l1_ratio, weights, positive })
+        let (weights, positive) = (self.weights.clone(), self.positive);
+        let symmetric: Box<dyn Penalty> = match self.form {
+            Form::ElasticNet { l1_ratio } => {
+                return Box::new(penalty::ElasticNet { alpha, l1_ratio, weights, positive });
             }
+            Form::Sqrt => return Box::new(penalty::ElasticNet { alpha, l1_ratio: 1.0, weights, positive }),
             Form::Mcp { gamma } => Box::new(penalty::Mcp { alpha, gamma, weights }),
             Form::Scad { shape } => Box::new(penalty::Scad { alpha, shape, weights }),
-        }
+            Form::Bridge { exponent } => Box::new(penalty::Bridge { alpha, exponent, weights }),
+            Form::LogSum { epsilon } => Box::new(penalty::LogSum { alpha, epsilon, weights }),
+        };
+        if positive { Box::new(penalty::Positive(symmetric)) } else { symmetric }
     }
 
-    fn check(&self, x: &dyn Design) -> Result<(), EstimateError> {
+    pub(super) fn check(&self, x: &dyn Design) -> Result<(), EstimateError> {
         self.alpha.check()?;
         check_weights(x.cols(), self.weights.as_deref())?;
         ensure(self.tol > 0.0 && self.tol.is_finite(), "tol", self.tol, "above 0")?;
         ensure(self.max_iter > 0, "max_iter", 0.0, "at least 1")?;
         match self.form {
-            Form::ElasticNet { l1_ratio, .. } => {
+            Form::ElasticNet { l1_ratio } => {
                 ensure((0.0..=1.0).contains(&l1_ratio), "l1_ratio", l1_ratio, "between 0 and 1")?;
+            }
+            Form::Sqrt | Form::Bridge { .. } => {}
+            Form::LogSum { epsilon } => {
+                ensure(epsilon > 0.0 && epsilon.is_finite(), "epsilon", epsilon, "above 0")?;
             }
             Form::Mcp { gamma } => ensure(gamma > 1.0 && gamma.is_finite(), "gamma", gamma, "above 1")?,
             Form::Scad { shape } => ensure(shape > 2.0 && shape.is_finite(), "shape", shape, "above 2")?,
@@ -82,22 +106,29 @@ impl Linear {
     fn only_unpenalised(&self) -> Option<penalty::ElasticNet> {
         let weights = self.weights.as_ref().filter(|w| w.contains(&0.0))?;
         let excluded = weights.iter().map(|w| if *w == 0.0 { 0.0 } else { f64::INFINITY }).collect();
-        Some(penalty::ElasticNet { weights: Some(excluded), ..penalty::ElasticNet::l1(1.0) })
+        let positive = self.positive;
+        Some(penalty::ElasticNet { weights: Some(excluded), positive, ..penalty::ElasticNet::l1(1.0) })
     }
 
-    /// The least strength at which all penalised coefficients are zero, from the gradients there.
-    fn alpha_max(&self, gradient: &[f64]) -> f64 {
-        let (ratio, positive) = match self.form {
-            Form::ElasticNet { l1_ratio, positive } => (l1_ratio, positive),
-            Form::Mcp { .. } | Form::Scad { .. } => (1.0, false),
+    /// The least strength at which all penalised coefficients are zero, from the gradients there and the
+    /// curvatures of the columns (any, except for bridges).
+    fn alpha_max(&self, gradient: &[f64], curvature: impl Fn(usize) -> f64) -> f64 {
+        // The strength that holds a coefficient of weight 1 at zero against a push.
+        let hold = |push: f64, j: usize| match self.form {
+            _ if push == 0.0 => 0.0,
+            Form::ElasticNet { l1_ratio } => push / l1_ratio,
+            Form::Sqrt | Form::Mcp { .. } | Form::Scad { .. } => push,
+            Form::LogSum { epsilon } => push * epsilon,
+            Form::Bridge { exponent } => {
+                penalty::Bridge { alpha: 1.0, exponent, weights: None }.critical_alpha(push, curvature(j))
+            }
         };
         let mut top: Option<f64> = None;
         for (j, g) in gradient.iter().enumerate() {
             let weight = self.weight(j);
             if weight > 0.0 && weight.is_finite() {
-                let push = if positive { (-g).max(0.0) } else { g.abs() };
-                let needed = if push == 0.0 { 0.0 } else { push / (ratio * weight) };
-                top = Some(top.unwrap_or(0.0).max(needed));
+                let push = if self.positive { (-g).max(0.0) } else { g.abs() };
+                top = Some(top.unwrap_or(0.0).max(hold(push, j) / weight));
             }
         }
         top.unwrap_or(f64::INFINITY)
@@ -116,20 +147,10 @@ impl Linear {
         options: &PathOptions,
         single: Option<Alpha>,
     ) -> Result<Path, EstimateError> {
-        let scaled = sample_weight.map(|weight| scale_rows(x, weight));
-        let (design, unit) = match &scaled {
-            Some((design, unit)) => (design.as_ref(), Some(unit.clone())),
-            None => (x, None),
-        };
-        let mut target = y.to_vec();
-        if let Some(unit) = &unit {
-            target.iter_mut().zip(unit).for_each(|(y, u)| *y *= u);
-        }
-        let normaliser = sample_weight.map_or(y.len() as f64, |w| w.iter().sum());
+        let rows = Rows::new(x, y, sample_weight);
         let scaling = Scaling { centre: self.fit_intercept, scale: self.standardize };
-        let centred = Centred::new(design, unit, scaling);
-        let mean = centred.centre(&mut target);
-        let mut problem = Quadratic::new(centred, target, normaliser);
+        let (centred, target, mean) = rows.centred(scaling);
+        let mut problem = Quadratic::new(centred, target, rows.normaliser);
         let null = problem.null_loss();
         let steepest = problem.correlations().iter().fold(0.0f64, |m, c| m.max(c.abs()));
         let unpenalised = self.only_unpenalised();
@@ -140,36 +161,48 @@ impl Linear {
             }
             None => problem.correlations().iter().map(|c| -c).collect(),
         };
-        let alpha_max = self.alpha_max(&gradient);
+        // The root mean square of y, where the noise is estimated too.
+        let root = (self.form == Form::Sqrt).then(|| (2.0 * null).sqrt());
+        let norms = problem.design().squared_norms();
+        let mut alpha_max = self.alpha_max(&gradient, |j| norms[j] / rows.normaliser);
+        if let Some(null) = root {
+            let sigma = (2.0 * problem.loss()).sqrt().max(concomitant::FLOOR * null);
+            alpha_max = if sigma > 0.0 { alpha_max / sigma } else { 0.0 };
+        }
         let alphas = match single {
             Some(alpha) => vec![alpha.resolve(alpha_max)?],
             None => options.grid(alpha_max, x.rows(), x.cols())?,
         };
         Ok(options.run(&alphas, x.rows(), |alpha, before| {
-            let zero = alpha >= alpha_max && unpenalised.is_none();
-            let report = if zero {
-                all_zero(null)
-            } else {
-                problem.solve(self.penalty(alpha).as_ref(), &self.options(alpha, before))
+            let noise = root.filter(|root| *root > 0.0);
+            let report = match (&unpenalised, noise) {
+                (None, _) if alpha >= alpha_max => all_zero(root.unwrap_or(null)),
+                // Exactly at the top rounding must not let a coefficient jump.
+                (Some(free), None) if alpha >= alpha_max => problem.solve(free, &self.options(0.0, None)),
+                (_, Some(null)) => {
+                    let settings = self.options(alpha, None);
+                    concomitant::solve(&mut problem, |t| self.penalty(t), alpha, null, &settings)
+                }
+                _ => problem.solve(self.penalty(alpha).as_ref(), &self.options(alpha, before)),
             };
-            let (means, scales) = (problem.design().means(), problem.design().inverse_scales());
-            let coef: Vec<f64> = problem.coefficients().iter().zip(scales).map(|(w, s)| w * s).collect();
-            let offset: f64 = coef.iter().zip(means).map(|(w, m)| w * m).sum();
-            let intercept = if self.fit_intercept { mean - offset } else { 0.0 };
-            self.fitted(&coef, intercept, alpha, &report, problem.loss(), null, steepest)
+            let (coef, intercept) = restore(problem.design(), problem.coefficients(), mean);
+            let mut fitted = self.fitted(&coef, intercept, alpha, &report, problem.loss(), null, steepest);
+            if let Some(null) = root {
+                let part = |value: f64, of: f64| if of > 0.0 { value / of } else { 0.0 };
+                fitted.gap = report.gap.map(|gap| part(gap, null));
+                fitted.kkt = part(report.kkt * null, steepest);
+            }
+            fitted
         }))
     }
 
-    fn datafit_path(
+    pub(super) fn glm_path(
         &self,
+        mut problem: Glm<'_>,
         x: &dyn Design,
-        y: &[f64],
-        sample_weight: Option<&[f64]>,
         options: &PathOptions,
         single: Option<Alpha>,
-        datafit: &dyn sparseland_optim::datafit::Datafit,
     ) -> Result<Path, EstimateError> {
-        let mut problem = Glm::new(x, y, sample_weight, datafit, self.fit_intercept, self.standardize);
         let null = problem.loss();
         let steepest = problem.null_gradient().iter().fold(0.0f64, |m, c| m.max(c.abs()));
         let unpenalised = self.only_unpenalised();
@@ -181,7 +214,7 @@ impl Linear {
             }
             None => problem.null_gradient().to_vec(),
         };
-        let alpha_max = self.alpha_max(&gradient);
+        let alpha_max = self.alpha_max(&gradient, |_| 1.0);
         let alphas = match single {
             Some(alpha) => vec![alpha.resolve(alpha_max)?],
             None => options.grid(alpha_max, x.rows(), x.cols())?,
@@ -224,7 +257,12 @@ impl Linear {
         }
     }
 
-    fn fit(&self, x: &dyn Design, y: &[f64], sample_weight: Option<&[f64]>) -> Result<Fitted, EstimateError> {
+    pub(super) fn fit(
+        &self,
+        x: &dyn Design,
+        y: &[f64],
+        sample_weight: Option<&[f64]>,
+    ) -> Result<Fitted, EstimateError> {
         let options = PathOptions { early_stop: false, ..PathOptions::default() };
         Ok(self.run(x, y, sample_weight, &options, Some(self.alpha))?.fits.swap_remove(0))
     }
@@ -248,7 +286,9 @@ impl Linear {
             }
             Some(datafit) => {
                 check_target(x, y, |v| datafit.accepts(v), datafit.domain())?;
-                self.datafit_path(x, y, sample_weight, options, single, datafit.as_ref())
+                let (centre, scale) = (self.fit_intercept, self.standardize);
+                let problem = Glm::new(x, y, sample_weight, datafit.as_ref(), centre, scale);
+                self.glm_path(problem, x, options, single)
             }
         }
     }
@@ -285,6 +325,7 @@ impl PathEstimator for Linear {
     }
 }
 
+/// Defines an estimator: a [`Linear`] under a name of its own.
 macro_rules! estimator {
     ($(#[$meta:meta])* $name:ident, $form:expr, $loss:expr) => {
         $(#[$meta])*
@@ -321,7 +362,7 @@ macro_rules! estimator {
                 self
             }
 
-            /// Relative accuracy, see [`Options::tol`]. Default 1e-6.
+            /// Relative accuracy, see [`Options::tol`](sparseland_optim::cd::Options::tol). Default 1e-6.
             pub fn tol(mut self, tol: f64) -> Self {
                 self.0.tol = tol;
                 self
@@ -371,6 +412,20 @@ macro_rules! estimator {
                 self.0.loss
             }
         }
+
+        impl Reweighted for $name {
+            fn with_weights(&self, weights: Vec<f64>) -> Self {
+                self.clone().weights(weights)
+            }
+
+            fn feature_weights(&self) -> Option<&[f64]> {
+                self.0.weights.as_deref()
+            }
+
+            fn scaling(&self) -> Scaling {
+                Scaling { centre: self.0.fit_intercept, scale: self.0.standardize }
+            }
+        }
     };
 }
 
@@ -380,9 +435,7 @@ macro_rules! elastic {
         impl $name {
             /// Share of the L1 norm in the penalty, in `[0, 1]`.
             pub fn l1_ratio(mut self, l1_ratio: f64) -> Self {
-                if let Form::ElasticNet { positive, .. } = self.0.form {
-                    self.0.form = Form::ElasticNet { l1_ratio, positive };
-                }
+                self.0.form = Form::ElasticNet { l1_ratio };
                 self
             }
         }
@@ -395,128 +448,14 @@ macro_rules! signed {
         impl $name {
             /// Whether coefficients must not be negative. Default false.
             pub fn positive(mut self, positive: bool) -> Self {
-                if let Form::ElasticNet { l1_ratio, .. } = self.0.form {
-                    self.0.form = Form::ElasticNet { l1_ratio, positive };
-                }
+                self.0.positive = positive;
                 self
             }
         }
     };
 }
 
-const L1: Form = Form::ElasticNet { l1_ratio: 1.0, positive: false };
+pub(super) use {elastic, estimator, signed};
 
-estimator! {
-    /// The lasso: `(1 / 2n) ||y - X w - b||² + alpha sum_j ω_j |w_j|` (Tibshirani, JRSS B 1996).
-    ///
-    /// Cost: a few passes over X, and `O(k² n + k³)` for `k` features in the working set; a path of 100
-    /// costs about as much as its hardest fits. With a duality gap.
-    ///
-    /// **When not to use it.** Large coefficients are shrunk by about `alpha`: for estimates rather than
-    /// predictions take [`McpRegression`] or [`BestSubset`](crate::subset::BestSubset). Among strongly
-    /// correlated features it picks one at will: [`ElasticNet`] keeps them together.
-    Lasso, L1, Loss::Squared
-}
-signed!(Lasso);
-
-estimator! {
-    /// The elastic net: the lasso with `alpha (l1_ratio ||w||_1 + (1 - l1_ratio) ||w||² / 2)` (Zou and
-    /// Hastie, JRSS B 2005); scikit-learn's parametrisation. `l1_ratio` is 0.5 by default.
-    ///
-    /// Cost as [`Lasso`]. With a duality gap, except at `l1_ratio = 0`.
-    ///
-    /// **When not to use it.** With few, weakly correlated true features the ridge part only adds bias.
-    ElasticNet, Form::ElasticNet { l1_ratio: 0.5, positive: false }, Loss::Squared
-}
-elastic!(ElasticNet);
-signed!(ElasticNet);
-
-estimator! {
-    /// Least squares with the minimax concave penalty (Zhang, Annals of Statistics 2010), `gamma = 3`.
-    ///
-    /// Coefficients beyond `gamma alpha` are not shrunk. The problem is not convex: the solution is a
-    /// stationary point, reached by a descent from the strength at which all is zero. Columns are
-    /// standardised by default, as in ncvreg, since `gamma` is relative to their curvature.
-    ///
-    /// Cost as [`Lasso`]. No duality gap: `kkt` measures the distance to stationarity.
-    ///
-    /// **When not to use it.** For prediction alone when many small effects matter: the lasso is easier
-    /// to tune and its optimum is unique.
-    McpRegression, Form::Mcp { gamma: 3.0 }, Loss::Squared
-}
-
-estimator! {
-    /// Least squares with the smoothly clipped absolute deviation (Fan and Li, JASA 2001), `shape = 3.7`.
-    ///
-    /// Between the lasso (small coefficients) and no penalty (beyond `shape alpha`). As for
-    /// [`McpRegression`], the solution is a stationary point and columns are standardised by default.
-    ///
-    /// **When not to use it.** As [`McpRegression`], which reaches no shrinkage earlier and is usually
-    /// sparser.
-    ScadRegression, Form::Scad { shape: 3.7 }, Loss::Squared
-}
-
-estimator! {
-    /// Logistic regression of targets 0 and 1: mean log loss plus the elastic-net penalty, `l1_ratio` 1
-    /// by default. scikit-learn's `C` is `1 / (n alpha)`.
-    ///
-    /// Cost: proximal Newton; `O(n k²)` for every step with `k` features at work, a pass over X for every
-    /// round. `kkt` measures the distance to stationarity.
-    ///
-    /// **When not to use it.** With separable classes and a tiny `alpha` coefficients grow without much
-    /// use: keep `alpha` away from 0.
-    SparseLogisticRegression, L1, Loss::Logistic
-}
-elastic!(SparseLogisticRegression);
-signed!(SparseLogisticRegression);
-
-estimator! {
-    /// Poisson regression of counts with the log link: mean of `exp(m) - y m` plus the elastic-net
-    /// penalty, `l1_ratio` 1 by default.
-    ///
-    /// Cost as [`SparseLogisticRegression`].
-    ///
-    /// **When not to use it.** For counts whose variance is far above their mean the error bars of a
-    /// Poisson model mislead; the means are still right.
-    PoissonRegression, L1, Loss::Poisson
-}
-elastic!(PoissonRegression);
-signed!(PoissonRegression);
-
-estimator! {
-    /// Huber regression: squares up to `delta` (1.35 by default, in units of y), absolute values beyond,
-    /// plus the elastic-net penalty, `l1_ratio` 1 by default.
-    ///
-    /// Cost as [`SparseLogisticRegression`]; Newton steps ignore rows beyond `delta`, so that more of them
-    /// are needed when there are many.
-    ///
-    /// **When not to use it.** `delta` is not scaled to the noise: standardise y first, or the loss is
-    /// all squares or all absolute values. Outliers in X need other methods.
-    HuberRegression, L1, Loss::Huber { delta: 1.35 }
-}
-elastic!(HuberRegression);
-signed!(HuberRegression);
-
-impl McpRegression {
-    /// How far the penalty reaches, in units of `alpha`: above 1.
-    pub fn gamma(mut self, gamma: f64) -> Self {
-        self.0.form = Form::Mcp { gamma };
-        self
-    }
-}
-
-impl ScadRegression {
-    /// The `a` of the paper: above 2.
-    pub fn shape(mut self, shape: f64) -> Self {
-        self.0.form = Form::Scad { shape };
-        self
-    }
-}
-
-impl HuberRegression {
-    /// Size of a residual from which on it counts linearly.
-    pub fn delta(mut self, delta: f64) -> Self {
-        self.0.loss = Loss::Huber { delta };
-        self
-    }
-}
+/// The lasso's form.
+pub(super) const L1: Form = Form::ElasticNet { l1_ratio: 1.0 };

@@ -3,13 +3,23 @@
 //! | estimator | objective: mean loss plus |
 //! |---|---|
 //! | [`Lasso`] | `alpha sum_j ω_j abs(w_j)` |
+//! | [`SqrtLasso`] | the same beside the *root* of the loss: no need to know the noise |
 //! | [`ElasticNet`] | `alpha (l1_ratio norm_1(w) + (1 - l1_ratio) norm_2(w)² / 2)` |
-//! | [`McpRegression`], [`ScadRegression`] | concave penalties: little bias on large coefficients |
+//! | [`McpRegression`], [`ScadRegression`], [`BridgeRegression`], [`LogSumRegression`] | concave penalties: little bias on large coefficients |
+//! | [`Slope`] | `alpha sum_i λ_i abs(w)_(i)` over the sorted sizes |
 //! | [`SparseLogisticRegression`] | log loss for targets 0 and 1, elastic-net penalty |
-//! | [`PoissonRegression`], [`HuberRegression`] | counts, or noise with outliers; elastic-net penalty |
+//! | [`LinearSvc`] | squared hinge for targets 0 and 1, elastic-net penalty |
+//! | [`PoissonRegression`], [`GammaRegression`] | counts or positive amounts, log link; elastic-net penalty |
+//! | [`HuberRegression`] | noise with outliers; elastic-net penalty |
+//! | [`MultinomialRegression`] | log loss of several classes, L1 norm or norms over features |
+//! | [`CoxRegression`] | partial likelihood of censored times, elastic-net penalty |
 //! | [`GroupLasso`] | `alpha (tau norm_1(w) + (1 - tau) sum_g ω_g norm_2(w_g))` |
 //! | [`MultiTaskLasso`] | `alpha sum_j norm_2(W_j)` for several targets |
 //! | [`BestSubset`](crate::subset::BestSubset) | at most k non-zero coefficients |
+//!
+//! On top of them: [`cross_validate`](crate::cv::cross_validate), information criteria
+//! ([`Path::select`](crate::path::Path::select)), refits and adaptive weights
+//! ([`reweighted`](crate::reweighted)) and [`stability`](crate::stability) selection.
 //!
 //! The squared loss is `(1 / 2n) ||y - X w - b||²`, the logistic loss the *mean* log loss; with sample
 //! weights, means are weighted means. X is any [`Design`](sparseland_optim::design::Design): dense or
@@ -27,12 +37,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(test)]
+mod battery;
+mod concomitant;
 mod error;
 mod fitted;
 mod group;
 mod input;
 mod linear;
+mod models;
+mod multinomial;
 mod multitask;
+mod normal;
+mod slope;
+mod survival;
 #[cfg(test)]
 mod tests;
 
@@ -40,12 +58,17 @@ pub use error::EstimateError;
 pub(crate) use error::ensure;
 pub use fitted::{Fitted, Loss, SparseCoef};
 pub use group::GroupLasso;
-pub(crate) use input::{check_design, check_sample_weight, check_target, check_weights, scale_rows};
-pub use linear::{
-    ElasticNet, HuberRegression, Lasso, McpRegression, PoissonRegression, ScadRegression,
-    SparseLogisticRegression,
+pub(crate) use input::{
+    Rows, check_design, check_sample_weight, check_target, check_weights, restore, scale_rows,
 };
+pub use models::{
+    BridgeRegression, ElasticNet, GammaRegression, HuberRegression, Lasso, LinearSvc, LogSumRegression,
+    McpRegression, PoissonRegression, ScadRegression, SparseLogisticRegression, SqrtLasso,
+};
+pub use multinomial::{FittedClasses, MultinomialRegression};
 pub use multitask::{FittedTasks, MultiTaskLasso};
+pub use slope::Slope;
+pub use survival::{CoxRegression, FittedCox};
 
 /// A strength of the penalty.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]

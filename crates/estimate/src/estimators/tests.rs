@@ -1,19 +1,20 @@
-//! What every estimator owes its users, checked as mathematics.
+//! What single estimators promise, checked as mathematics; `battery` asks all of them alike.
 
 use rand::{Rng, SeedableRng};
 use rand_distr::StandardNormal;
 use rand_pcg::Pcg64Mcg;
 use sparseland_linalg::Mat;
 use sparseland_optim::design::{Dense, Design, Sparse};
+use sparseland_optim::penalty::Exponent;
 
 use super::*;
-use crate::path::{Path, PathEnd, PathEstimator, PathOptions};
+use crate::path::{PathEnd, PathEstimator, PathOptions};
 
-const N: usize = 40;
-const P: usize = 25;
+pub(super) const N: usize = 40;
+pub(super) const P: usize = 25;
 
 /// Row-major correlated data on a grid of zeros, so that a sparse copy has something to leave out.
-fn data(seed: u64) -> (Vec<f64>, Vec<f64>) {
+pub(super) fn data(seed: u64) -> (Vec<f64>, Vec<f64>) {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
     let mut x = vec![0.0f64; N * P];
     for i in 0..N {
@@ -33,11 +34,11 @@ fn data(seed: u64) -> (Vec<f64>, Vec<f64>) {
     (x, y)
 }
 
-fn dense(x: &[f64]) -> Dense<f64> {
+pub(super) fn dense(x: &[f64]) -> Dense<f64> {
     Dense::from_rows(x.len() / P, P, x).unwrap()
 }
 
-fn sparse(x: &[f64]) -> Sparse<f64> {
+pub(super) fn sparse(x: &[f64]) -> Sparse<f64> {
     let (mut offsets, mut columns, mut values) = (vec![0], vec![], vec![]);
     for row in x.chunks(P) {
         for (j, &v) in row.iter().enumerate().filter(|(_, v)| **v != 0.0) {
@@ -49,161 +50,24 @@ fn sparse(x: &[f64]) -> Sparse<f64> {
     Sparse::from_csr(P, &offsets, &columns, &values).unwrap()
 }
 
-fn classes(y: &[f64]) -> Vec<f64> {
+pub(super) fn classes(y: &[f64]) -> Vec<f64> {
     y.iter().map(|v| f64::from(u8::from(*v > 3.5))).collect()
 }
 
-fn counts(y: &[f64]) -> Vec<f64> {
+pub(super) fn counts(y: &[f64]) -> Vec<f64> {
     y.iter().map(|v| (0.3 * v).exp().round()).collect()
 }
 
-fn fives() -> Vec<Vec<u32>> {
+pub(super) fn fives() -> Vec<Vec<u32>> {
     GroupLasso::consecutive(P, 5)
 }
 
-/// Every estimator on a target it accepts, at a tenth of its least zero strength, solved tightly.
-type Case = (&'static str, Box<dyn PathEstimator>, Vec<f64>);
-
-fn cases(y: &[f64], standardize: bool, intercept: bool) -> Vec<Case> {
-    macro_rules! set {
-        ($e:expr) => {
-            Box::new($e.tol(1e-13).standardize(standardize).fit_intercept(intercept))
-        };
-    }
-    vec![
-        ("lasso", set!(Lasso::new(0.0)), y.to_vec()),
-        ("positive", set!(Lasso::new(0.0).positive(true)), y.to_vec()),
-        ("elastic net", set!(ElasticNet::new(0.0).l1_ratio(0.7)), y.to_vec()),
-        ("mcp", set!(McpRegression::new(0.0)), y.to_vec()),
-        ("scad", set!(ScadRegression::new(0.0)), y.to_vec()),
-        ("logistic", set!(SparseLogisticRegression::new(0.0)), classes(y)),
-        ("poisson", set!(PoissonRegression::new(0.0)), counts(y)),
-        ("huber", set!(HuberRegression::new(0.0)), y.to_vec()),
-        ("group", set!(GroupLasso::new(0.0, fives())), y.to_vec()),
-        ("sparse group", set!(GroupLasso::new(0.0, fives()).tau(0.4)), y.to_vec()),
-    ]
-}
-
-fn grid(n_alphas: usize, eps: f64) -> PathOptions {
+pub(super) fn grid(n_alphas: usize, eps: f64) -> PathOptions {
     PathOptions { n_alphas, eps: Some(eps), early_stop: false, ..PathOptions::default() }
 }
 
-fn at(alphas: &[f64]) -> PathOptions {
+pub(super) fn at(alphas: &[f64]) -> PathOptions {
     PathOptions { alphas: Some(alphas.to_vec()), ..PathOptions::default() }
-}
-
-fn assert_close(name: &str, a: &Fitted, b: &Fitted, tol: f64) {
-    let (p, q) = (a.coef.to_dense(), b.coef.to_dense());
-    let worst = p.iter().zip(&q).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    assert_eq!(p.len(), q.len(), "{name}");
-    assert!(worst <= tol, "{name}: coefficients differ by {worst}");
-    assert!((a.intercept - b.intercept).abs() <= 10.0 * tol, "{name}: {} {}", a.intercept, b.intercept);
-}
-
-fn all_converged(name: &str, path: &Path) {
-    for fit in &path.fits {
-        assert!(fit.converged && fit.kkt < 1e-5, "{name}: {fit:?}");
-        assert!(fit.gap.is_none_or(|g| g <= 1e-10), "{name}: {fit:?}");
-    }
-    assert!(path.fits[0].coef.nnz() == 0 && path.fits.last().unwrap().coef.nnz() > 0, "{name}");
-}
-
-#[test]
-fn sparse_and_dense_designs_agree() {
-    let (x, y) = data(1);
-    for (standardize, intercept) in [(true, true), (false, true), (false, false)] {
-        for (name, estimator, y) in cases(&y, standardize, intercept) {
-            let a = estimator.path(&dense(&x), &y, None, &grid(5, 0.05)).unwrap();
-            let b = estimator.path(&sparse(&x), &y, None, &grid(5, 0.05)).unwrap();
-            all_converged(name, &a);
-            // Losses without a duality gap stop at the rounding of the objective.
-            let tol = if estimator.loss() == Loss::Squared { 1e-10 } else { 1e-6 };
-            let tol = if name.contains("group") { 1e-5 } else { tol };
-            a.fits.iter().zip(&b.fits).for_each(|(a, b)| assert_close(name, a, b, tol));
-        }
-    }
-}
-
-#[test]
-fn single_precision_agrees_to_four_digits() {
-    let (x, y) = data(2);
-    let single: Vec<f32> = x.iter().map(|v| *v as f32).collect();
-    let single = Dense::from_rows(N, P, &single).unwrap();
-    for (name, estimator, y) in cases(&y, false, true) {
-        let a = estimator.path(&dense(&x), &y, None, &grid(5, 0.1)).unwrap();
-        let b = estimator.path(&single, &y, None, &at(&a.alphas())).unwrap();
-        a.fits.iter().zip(&b.fits).skip(1).for_each(|(a, b)| assert_close(name, a, b, 1e-4));
-    }
-}
-
-#[test]
-fn a_weight_of_two_is_a_row_twice_and_zero_is_no_row() {
-    let (x, y) = data(3);
-    let weights: Vec<f64> = (0..N).map(|i| [1.0, 2.0, 0.0, 1.0][i % 4]).collect();
-    let rows: Vec<usize> = (0..N).flat_map(|i| vec![i; weights[i] as usize]).collect();
-    let repeated: Vec<f64> = rows.iter().flat_map(|&i| x[i * P..(i + 1) * P].to_vec()).collect();
-    for (name, estimator, y) in cases(&y, true, true) {
-        let twice: Vec<f64> = rows.iter().map(|&i| y[i]).collect();
-        let a = estimator.path(&sparse(&x), &y, Some(&weights), &grid(4, 0.1)).unwrap();
-        let b = estimator.path(&dense(&repeated), &twice, None, &grid(4, 0.1)).unwrap();
-        a.fits.iter().zip(&b.fits).for_each(|(a, b)| {
-            assert!((a.alpha / b.alpha - 1.0).abs() < 1e-10);
-            assert_close(name, a, b, 1e-5);
-        });
-    }
-}
-
-#[test]
-fn a_path_at_alpha_is_the_single_fit() {
-    let (x, y) = data(4);
-    for (name, estimator, y) in cases(&y, false, true) {
-        if ["mcp", "scad"].contains(&name) {
-            continue; // Several stationary points: the start decides.
-        }
-        let path = estimator.path(&dense(&x), &y, None, &grid(12, 0.02)).unwrap();
-        for fit in [&path.fits[4], &path.fits[11]] {
-            let single = estimator.path(&dense(&x), &y, None, &at(&[fit.alpha])).unwrap();
-            assert_close(name, fit, &single.fits[0], 1e-5);
-        }
-    }
-}
-
-#[test]
-fn permuted_features_permute_the_coefficients() {
-    let (x, y) = data(5);
-    let order: Vec<usize> = (0..P).map(|j| (j * 7 + 3) % P).collect();
-    let permuted: Vec<f64> =
-        x.chunks(P).flat_map(|row| order.iter().map(|&j| row[j]).collect::<Vec<_>>()).collect();
-    for (name, estimator, y) in cases(&y, true, true) {
-        if name.contains("group") {
-            continue; // Their groups are by position.
-        }
-        let a = estimator.path(&dense(&x), &y, None, &grid(5, 0.1)).unwrap();
-        let mut b = estimator.path(&dense(&permuted), &y, None, &grid(5, 0.1)).unwrap();
-        for (a, b) in a.fits.iter().zip(&mut b.fits) {
-            let w = b.coef.to_dense();
-            let mut back = vec![0.0; P];
-            order.iter().enumerate().for_each(|(k, &j)| back[j] = w[k]);
-            b.coef = SparseCoef::from_dense(&back);
-            assert_close(name, a, b, 1e-5);
-        }
-    }
-}
-
-#[test]
-fn a_standardised_fit_does_not_depend_on_units() {
-    let (x, y) = data(6);
-    let units: Vec<f64> = (0..P).map(|j| [0.01, 1.0, 300.0][j % 3]).collect();
-    let scaled: Vec<f64> = x.iter().enumerate().map(|(k, v)| v * units[k % P]).collect();
-    for (name, estimator, y) in cases(&y, true, true) {
-        let a = estimator.path(&dense(&x), &y, None, &grid(5, 0.1)).unwrap();
-        let mut b = estimator.path(&sparse(&scaled), &y, None, &grid(5, 0.1)).unwrap();
-        for (a, b) in a.fits.iter().zip(&mut b.fits) {
-            let w: Vec<f64> = b.coef.to_dense().iter().zip(&units).map(|(w, u)| w * u).collect();
-            b.coef = SparseCoef::from_dense(&w);
-            assert_close(name, a, b, 1e-5);
-        }
-    }
 }
 
 /// Columns of a Hadamard matrix: orthogonal, and orthogonal to the intercept from the second one on.
@@ -234,6 +98,40 @@ fn orthogonal_designs_have_closed_forms() {
     // Between 2 alpha and 3.7 alpha: ((a - 1) z - a alpha) / (a - 2).
     let middle = (2.7 * 0.7 - 3.7 * 0.3) / 1.7;
     check(ScadRegression::new(0.3).tol(1e-12).fit(&x, &y).unwrap(), [2.0, -middle, 0.0]);
+    // Of 2, -0.7 and 0.2 the lasso leaves alpha sigma each: 3 (alpha sigma)² = sigma² only for alpha = 1 / sqrt(3).
+    // Below that, sigma is at its floor.
+    let floor = 0.01 * 4.53f64.sqrt();
+    let shrunk = 0.3 * floor;
+    let sqrt = SqrtLasso::new(0.3).tol(1e-12);
+    check(sqrt.fit(&x, &y).unwrap(), [2.0 - shrunk, -0.7 + shrunk, 0.2 - shrunk]);
+    // With alpha = 0.6 the third is out: 0.04 + 2 (0.6 sigma)² = sigma².
+    let shrunk = 0.6 * (0.04f64 / (1.0 - 2.0 * 0.36)).sqrt();
+    let fitted = SqrtLasso::new(0.6).tol(1e-12).fit(&x, &y).unwrap();
+    assert!((fitted.noise_level() - shrunk / 0.6).abs() < 1e-9);
+    check(fitted, [2.0 - shrunk, -0.7 + shrunk, 0.0]);
+    // Roots of w - z + 0.3 / (2 sqrt w) = 0 and w - z + 0.2 / cbrt w = 0, by Newton's method.
+    let root = |z: f64, slope: &dyn Fn(f64) -> f64| {
+        let mut w = z;
+        (0..200).for_each(|_| w = z - slope(w));
+        w
+    };
+    let half = |w: f64| 0.15 / w.sqrt();
+    check(
+        BridgeRegression::new(0.3).tol(1e-12).fit(&x, &y).unwrap(),
+        [root(2.0, &half), -root(0.7, &half), 0.0],
+    );
+    let thirds = |w: f64| 0.2 / w.cbrt();
+    let bridge = BridgeRegression::new(0.3).exponent(Exponent::TwoThirds).tol(1e-12);
+    check(bridge.fit(&x, &y).unwrap(), [root(2.0, &thirds), -root(0.7, &thirds), 0.0]);
+    let log = |w: f64| 0.3 / (w + 1.0);
+    check(
+        LogSumRegression::new(0.3).tol(1e-12).fit(&x, &y).unwrap(),
+        [root(2.0, &log), -root(0.7, &log), 0.0],
+    );
+    // Sizes stay in order: each is shrunk by its own lambda.
+    let lambdas = vec![1.0, 0.8, 0.6, 0.5, 0.5, 0.5, 0.5, 0.5];
+    let slope = Slope::new(0.3).lambdas(lambdas).tol(1e-13);
+    check(slope.fit(&x, &y).unwrap(), [1.7, -0.7 + 0.24, 0.2 - 0.18]);
     let groups = vec![vec![0, 3], vec![1, 2], vec![4, 5], vec![6, 7]];
     let norm = 0.53f64.sqrt();
     let group = GroupLasso::new(0.3, groups).tol(1e-12).fit(&x, &y).unwrap();
@@ -272,30 +170,8 @@ fn infinite_weights_exclude_and_zero_weights_are_free() {
 }
 
 #[test]
-fn positive_coefficients_are_never_negative() {
-    let (x, y) = data(8);
-    let x = dense(&x);
-    let lasso = Lasso::new(0.0).positive(true).path(&x, &y, None, &grid(20, 0.001)).unwrap();
-    let logistic = SparseLogisticRegression::new(0.0).positive(true);
-    let logistic = logistic.path(&x, &classes(&y), None, &grid(10, 0.05)).unwrap();
-    for fit in lasso.fits.iter().chain(&logistic.fits) {
-        assert!(fit.coef.values.iter().all(|w| *w > 0.0));
-    }
-    assert!(lasso.fits[19].coef.nnz() > 2);
-}
-
-#[test]
-fn strengths_at_the_top_give_zeros_at_once() {
+fn fractions_are_parts_of_the_least_strength_that_gives_zeros() {
     let (x, y) = data(9);
-    for (name, estimator, y) in cases(&y, false, true) {
-        let top = estimator.path(&dense(&x), &y, None, &grid(1, 0.5)).unwrap().fits[0].alpha;
-        let path = estimator.path(&dense(&x), &y, None, &at(&[2.0 * top, top, 0.97 * top])).unwrap();
-        for fit in &path.fits[..2] {
-            assert_eq!((fit.coef.nnz(), fit.n_iter), (0, 0), "{name}");
-            assert_eq!(fit.stop_reason, sparseland_optim::cd::StopReason::AllZero, "{name}");
-        }
-        assert!(path.fits[2].coef.nnz() > 0, "{name}");
-    }
     let half = Lasso::at_fraction(0.5).fit(&dense(&x), &y).unwrap();
     let top = Lasso::new(0.0).path(&dense(&x), &y, None, &grid(1, 0.5)).unwrap().fits[0].alpha;
     assert!((half.alpha - 0.5 * top).abs() < 1e-12);
@@ -311,20 +187,6 @@ fn degenerate_shapes_and_targets_are_fitted() {
     assert!((without.predict(&one_row).unwrap()[0] - (2.0 - 0.1 / 3.0)).abs() < 1e-4);
     let line = Lasso::new(0.0).fit(&one_column, &[3.0, 5.0, 7.0, 9.0]).unwrap();
     assert!((line.coef.values[0] - 2.0).abs() < 1e-9 && (line.intercept - 1.0).abs() < 1e-9);
-    for (name, estimator, _) in cases(&[0.0; N], false, true) {
-        let (x, _) = data(10);
-        for value in [0.0, 1.0] {
-            if let Ok(path) = estimator.path(&dense(&x), &[value; N], None, &at(&[0.01])) {
-                let prediction = path.fits[0].predict(&dense(&x)).unwrap();
-                let logistic = matches!(estimator.loss(), Loss::Logistic | Loss::Poisson);
-                let tol = if logistic { 1e-2 } else { 1e-12 };
-                assert!(prediction.iter().all(|m| (m - value).abs() <= tol), "{name} {prediction:?}");
-                assert!(path.fits[0].gap.is_none_or(|g| g == 0.0), "{name}");
-            } else {
-                panic!("{name} refuses a constant target");
-            }
-        }
-    }
     // Integers stored as f32, and a target of tiny scale: the tolerance is relative.
     let tiny: Vec<f64> = [3.0, 5.0, 7.0, 9.0].iter().map(|v| v * 1e-20).collect();
     let fitted = Lasso::at_fraction(0.01).fit(&one_column, &tiny).unwrap();
@@ -466,4 +328,206 @@ fn outliers_hardly_move_a_huber_fit() {
     let dirty = HuberRegression::new(0.05).fit(&x, &y).unwrap();
     let (a, b) = (clean.coef.to_dense(), dirty.coef.to_dense());
     assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 0.3), "{a:?} {b:?}");
+}
+
+/// Half of the rows have x = 1, the others -1: the fitted mean of each half is known in closed form.
+#[test]
+fn two_groups_have_closed_forms_for_every_loss() {
+    let x = Dense::from_columns(40, 1, (0..40).map(|i| if i < 20 { 1.0 } else { -1.0 }).collect()).unwrap();
+    let mean = |y: &[f64]| (y[..20].iter().sum::<f64>() / 20.0, y[20..].iter().sum::<f64>() / 20.0);
+    let binary: Vec<f64> =
+        (0..40).map(|i| f64::from(u8::from(if i < 20 { i % 4 > 0 } else { i % 4 == 0 }))).collect();
+    let counts: Vec<f64> =
+        (0..40).map(|i| if i < 20 { (i % 5) as f64 + 2.0 } else { (i % 3) as f64 }).collect();
+    let amounts: Vec<f64> = counts.iter().map(|c| c + 0.5).collect();
+    let alpha = 0.1;
+    let check = |fitted: Fitted, high: f64, low: f64| {
+        let margin = fitted.decision_function(&x).unwrap();
+        assert!(
+            (margin[0] - high).abs() < 1e-6 && (margin[39] - low).abs() < 1e-6,
+            "{margin:?} {high} {low}"
+        );
+    };
+    // The slope of the loss at the two margins is -alpha and alpha.
+    let (high, low) = mean(&binary);
+    let logit = |p: f64| (p / (1.0 - p)).ln();
+    let logistic = SparseLogisticRegression::new(alpha).tol(1e-12).fit(&x, &binary).unwrap();
+    check(logistic, logit(high - alpha), logit(low + alpha));
+    let svc = LinearSvc::new(alpha).tol(1e-12).fit(&x, &binary).unwrap();
+    check(svc, 2.0 * high - 1.0 - 0.5 * alpha, 2.0 * low - 1.0 + 0.5 * alpha);
+    let (high, low) = mean(&counts);
+    let poisson = PoissonRegression::new(alpha).tol(1e-12).fit(&x, &counts).unwrap();
+    check(poisson, (high - alpha).ln(), (low + alpha).ln());
+    let (high, low) = mean(&amounts);
+    let gamma = GammaRegression::new(alpha).tol(1e-12).fit(&x, &amounts).unwrap();
+    check(gamma, (high / (1.0 + alpha)).ln(), (low / (1.0 - alpha)).ln());
+    let huber = HuberRegression::new(alpha).delta(1e3).tol(1e-12).fit(&x, &amounts).unwrap();
+    check(huber, high - alpha, low + alpha);
+}
+
+#[test]
+fn two_classes_are_logistic_regression() {
+    let (x, y) = data(20);
+    let x = dense(&x);
+    let (target, labels): (Vec<f64>, Vec<usize>) = classes(&y).into_iter().map(|c| (c, c as usize)).unzip();
+    let weights: Vec<f64> = (0..N).map(|i| 1.0 + (i % 3) as f64).collect();
+    let logistic = SparseLogisticRegression::at_fraction(0.2).tol(1e-12);
+    let logistic = logistic.fit_weighted(&x, &target, &weights).unwrap();
+    // Two classes split a coefficient w into -u and w - u: |u| + |w - u| = |w|, of norm |w| / sqrt(2).
+    for (model, alpha) in [
+        (MultinomialRegression::new(logistic.alpha), 1.0),
+        (MultinomialRegression::new(logistic.alpha * 2f64.sqrt()).grouped(), 1.0),
+    ] {
+        let fitted = model.tol(1e-12).fit_weighted(&x, &labels, &weights).unwrap();
+        assert!((fitted.objective - logistic.objective).abs() < 1e-10 * alpha);
+        let (a, b) = (fitted.coef[0].to_dense(), fitted.coef[1].to_dense());
+        for ((a, b), w) in a.iter().zip(&b).zip(logistic.coef.to_dense()) {
+            assert!((b - a - w).abs() < 1e-5);
+        }
+        let margin = fitted.intercept[1] - fitted.intercept[0];
+        assert!((margin - logistic.intercept).abs() < 1e-5);
+        let probabilities = fitted.predict_proba(&x).unwrap();
+        for (i, p) in logistic.predict_proba(&x).unwrap().iter().enumerate() {
+            assert!((probabilities.at(i, 1) - p).abs() < 1e-5);
+            assert!((probabilities.at(i, 0) + p - 1.0).abs() < 1e-5);
+        }
+        assert_eq!(fitted.score(&x, &labels).unwrap(), logistic.score(&x, &target).unwrap());
+    }
+}
+
+#[test]
+fn several_classes_are_stationary_by_gradients_from_scratch() {
+    let (x, y) = data(21);
+    let x = dense(&x);
+    let labels: Vec<usize> = y.iter().map(|v| ((v / 1.5).floor().clamp(0.0, 3.0)) as usize).collect();
+    for grouped in [false, true] {
+        let model = MultinomialRegression::new(0.02).tol(1e-10);
+        let model = if grouped { model.grouped() } else { model };
+        let fitted = model.fit(&x, &labels).unwrap();
+        assert!(fitted.converged && fitted.coef.iter().map(SparseCoef::nnz).sum::<usize>() > 4);
+        let p = fitted.predict_proba(&x).unwrap();
+        let loss: f64 = (0..N).map(|i| -p.at(i, labels[i]).ln()).sum::<f64>() / N as f64;
+        assert!((loss - fitted.mean_loss).abs() < 1e-12);
+        let slopes: Vec<Vec<f64>> = (0..4)
+            .map(|k| (0..N).map(|i| (p.at(i, k) - f64::from(u8::from(labels[i] == k))) / N as f64).collect())
+            .collect();
+        for slope in &slopes {
+            assert!(slope.iter().sum::<f64>().abs() < 1e-8);
+        }
+        for j in 0..P {
+            let w: Vec<f64> = fitted.coef.iter().map(|c| c.to_dense()[j]).collect();
+            let g: Vec<f64> = slopes.iter().map(|s| x.dot(j, s)).collect();
+            let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+            for k in 0..4 {
+                if grouped && norm(&w) > 0.0 {
+                    assert!((g[k] + 0.02 * w[k] / norm(&w)).abs() < 1e-7);
+                } else if !grouped && w[k] != 0.0 {
+                    assert!((g[k] + 0.02 * w[k].signum()).abs() < 1e-7);
+                } else {
+                    assert!(g[k].abs() <= 0.02 + 1e-7);
+                }
+            }
+            assert!(!grouped || norm(&g) <= 0.02 + 1e-7);
+        }
+    }
+    assert!(
+        MultinomialRegression::new(0.1)
+            .fit(&x, &vec![2; N])
+            .unwrap_err()
+            .to_string()
+            .starts_with("class is 0")
+    );
+}
+
+/// Proximal gradient descent on the partial likelihood as it is written: an independent twin.
+#[test]
+fn cox_regression_is_that_of_a_plain_twin() {
+    let (x, y) = data(22);
+    let x = dense(&x);
+    let time: Vec<f64> = y.iter().map(|v| (8.0 * (-0.4 * v).exp()).ceil()).collect();
+    let event: Vec<bool> = (0..N).map(|i| i % 4 != 1).collect();
+    let loss_and_slope = |m: &[f64]| {
+        let (mut loss, mut slope) = (0.0, vec![0.0; N]);
+        for i in (0..N).filter(|&i| event[i]) {
+            let at_risk: Vec<usize> = (0..N).filter(|&l| time[l] >= time[i]).collect();
+            let sum: f64 = at_risk.iter().map(|&l| m[l].exp()).sum();
+            loss += (sum.ln() - m[i]) / N as f64;
+            slope[i] -= 1.0 / N as f64;
+            at_risk.iter().for_each(|&l| slope[l] += m[l].exp() / sum / N as f64);
+        }
+        (loss, slope)
+    };
+    let alpha = 0.05;
+    let mut w = vec![0.0; P];
+    let curvature = 6.0;
+    for _ in 0..4000 {
+        let (_, slope) = loss_and_slope(&x.times(&w));
+        for (j, w) in w.iter_mut().enumerate() {
+            *w = sparseland_optim::penalty::soft_threshold(
+                *w - x.dot(j, &slope) / curvature,
+                alpha / curvature,
+            );
+        }
+    }
+    let fitted = CoxRegression::new(alpha).tol(1e-10).fit(&x, &time, &event).unwrap();
+    assert!(fitted.converged && fitted.coef.nnz() > 2);
+    let twin = loss_and_slope(&x.times(&w)).0 + alpha * w.iter().map(|w| w.abs()).sum::<f64>();
+    assert!((fitted.objective - twin).abs() < 1e-9, "{} {twin}", fitted.objective);
+    assert!(fitted.coef.to_dense().iter().zip(&w).all(|(a, b)| (a - b).abs() < 1e-4));
+    // Risks order the rows well, and chance is one half.
+    assert!(fitted.score(&x, &time, &event).unwrap().unwrap() > 0.8);
+    let none = CoxRegression::at_fraction(1.0).fit(&x, &time, &event).unwrap();
+    assert_eq!(none.score(&x, &time, &event).unwrap(), Some(0.5));
+    assert_eq!(fitted.score(&x, &time, &[false; N]).unwrap(), None);
+    assert!(
+        CoxRegression::new(0.1)
+            .fit(&x, &time, &event[1..])
+            .unwrap_err()
+            .to_string()
+            .starts_with("event has 39")
+    );
+}
+
+#[test]
+fn the_theoretical_strength_needs_no_noise_level_and_keeps_noise_out() {
+    let (x, y) = data(23);
+    let x = dense(&x);
+    // 1.1 z / sqrt(n), z the upper quantile of 0.05 / 50.
+    let alpha = SqrtLasso::theoretical_alpha(N, P, 0.95).unwrap();
+    assert!((alpha - 1.1 * 3.090232306167813 / (N as f64).sqrt()).abs() < 1e-9);
+    assert!(SqrtLasso::theoretical_alpha(N, P, 1.0).is_err());
+    let fitted = SqrtLasso::new(alpha).standardize(true).fit(&x, &y).unwrap();
+    // Its noise level is that of y in any unit, and the support is the same.
+    let scaled: Vec<f64> = y.iter().map(|v| 1e3 * v).collect();
+    let other = SqrtLasso::new(alpha).standardize(true).fit(&x, &scaled).unwrap();
+    assert_eq!(fitted.coef.indices, other.coef.indices);
+    assert!((other.noise_level() / fitted.noise_level() - 1e3).abs() < 1e-2);
+    // The lasso of strength alpha sigma is the same model.
+    let lasso = Lasso::new(alpha * fitted.noise_level()).standardize(true).tol(1e-12).fit(&x, &y).unwrap();
+    let pairs = lasso.coef.to_dense().into_iter().zip(fitted.coef.to_dense());
+    assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-3));
+    let noise: Vec<f64> = (0..N).map(|i| ((i * i) as f64).sin()).collect();
+    assert_eq!(SqrtLasso::new(alpha).standardize(true).fit(&x, &noise).unwrap().coef.nnz(), 0);
+}
+
+#[test]
+fn slope_groups_correlated_features_and_equal_lambdas_are_the_lasso() {
+    let (x, y) = data(24);
+    let x = dense(&x);
+    let lasso = Lasso::new(0.2).tol(1e-13).fit(&x, &y).unwrap();
+    let slope = Slope::new(0.2).lambdas(vec![1.0; P]).tol(1e-13).fit(&x, &y).unwrap();
+    assert!(slope.converged && (slope.objective - lasso.objective).abs() < 1e-10);
+    assert!(slope.coef.to_dense().iter().zip(lasso.coef.to_dense()).all(|(a, b)| (a - b).abs() < 1e-5));
+    // Two copies of a column get equal coefficients, where the lasso may choose.
+    let mut values: Vec<f64> = (0..P).flat_map(|j| x.column(j).to_vec()).collect();
+    values.extend(x.column(2));
+    let twice = Dense::from_columns(N, P + 1, values).unwrap();
+    let oscar = Slope::new(0.2).oscar(0.3).tol(1e-13).fit(&twice, &y).unwrap().coef.to_dense();
+    assert!(oscar[2] > 0.1 && (oscar[2] - oscar[P]).abs() < 1e-9, "{oscar:?}");
+    let message = |slope: Slope| slope.fit(&x, &y).unwrap_err().to_string();
+    assert!(message(Slope::new(0.1).lambdas(vec![1.0; 3])).contains("lambdas has 3 entries where 25"));
+    let mut rising = vec![1.0; P];
+    rising[4] = 2.0;
+    assert!(message(Slope::new(0.1).lambdas(rising)).starts_with("lambdas[4] is 2"));
+    assert!(message(Slope::new(0.1).quantiles(1.0)).starts_with("q is 1"));
 }

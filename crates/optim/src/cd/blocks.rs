@@ -88,6 +88,18 @@ impl<'a> Blocks<'a> {
         &self.coef
     }
 
+    /// Starts the next solve from `coef`, task by task.
+    ///
+    /// # Panics
+    /// When the shape is not that of the problem.
+    pub fn set_coefficients(&mut self, coef: &[Vec<f64>]) {
+        assert_eq!(coef.len(), self.coef.len(), "one vector per task");
+        for (old, new) in self.coef.iter_mut().zip(coef) {
+            old.copy_from_slice(new);
+        }
+        self.refresh(&[]);
+    }
+
     /// The design it was made with.
     pub fn design(&self) -> &Centred<'a> {
         &self.design

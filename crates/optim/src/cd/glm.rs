@@ -2,6 +2,7 @@
 
 use super::quadratic::{Quadratic, take_largest};
 use super::{Options, Report, StopReason};
+use crate::cox::Cox;
 use crate::datafit::Datafit;
 use crate::design::{Centred, Design, Scaling};
 use crate::penalty::Penalty;
@@ -22,7 +23,8 @@ const STALLED: usize = 20;
 /// Accuracy of the quadratic problems.
 const INNER: f64 = 1e-12;
 
-/// `sum_i v_i loss(y_i, b + x_i w) / sum_i v_i + sum_j pen_j(w_j)`, weights `v` or ones.
+/// `sum_i v_i loss(y_i, b + x_i w) / sum_i v_i + sum_j pen_j(w_j)`, weights `v` or ones; or [`Cox`]'s
+/// partial likelihood in place of the sum.
 ///
 /// Each Newton step solves the penalised weighted least squares problem of the second-order model by
 /// [`Quadratic`] (its Gram matrix has the size of the working set), with the intercept eliminated, and
@@ -34,9 +36,7 @@ const INNER: f64 = 1e-12;
 #[derive(Debug)]
 pub struct Glm<'a> {
     design: &'a dyn Design,
-    target: &'a [f64],
-    weights: Option<&'a [f64]>,
-    datafit: &'a dyn Datafit,
+    loss: Loss<'a>,
     fit_intercept: bool,
     inverse_scales: Vec<f64>,
     normaliser: f64,
@@ -44,6 +44,57 @@ pub struct Glm<'a> {
     intercept: f64,
     predictor: Vec<f64>,
     null_gradient: Vec<f64>,
+}
+
+/// What is minimised, as a function of the predictors of all rows; all times the sum of the weights.
+#[derive(Debug)]
+enum Loss<'a> {
+    Rows { target: &'a [f64], weights: Option<&'a [f64]>, datafit: &'a dyn Datafit },
+    Cox(&'a Cox),
+}
+
+impl Loss<'_> {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Rows { target, .. } => target.len(),
+            Self::Cox(cox) => cox.rows(),
+        }
+    }
+
+    fn weights(&self) -> Option<&[f64]> {
+        match self {
+            Self::Rows { weights, .. } => *weights,
+            Self::Cox(cox) => Some(cox.weights()),
+        }
+    }
+
+    fn weight(&self, i: usize) -> f64 {
+        self.weights().map_or(1.0, |w| w[i])
+    }
+
+    fn value(&self, predictor: &[f64]) -> f64 {
+        match self {
+            Self::Rows { target, datafit, .. } => {
+                let value = |i: usize| self.weight(i) * datafit.value(target[i], predictor[i]);
+                (0..predictor.len()).map(value).sum()
+            }
+            Self::Cox(cox) => cox.value(predictor),
+        }
+    }
+
+    /// Gradient, and the diagonal of the second derivatives or a matrix above them.
+    fn derivatives(&self, predictor: &[f64]) -> Vec<(f64, f64)> {
+        match self {
+            Self::Rows { target, datafit, .. } => {
+                let derivatives = |i: usize| {
+                    let (first, second) = datafit.derivatives(target[i], predictor[i]);
+                    (self.weight(i) * first, self.weight(i) * second)
+                };
+                (0..predictor.len()).map(derivatives).collect()
+            }
+            Self::Cox(cox) => cox.derivatives(predictor),
+        }
+    }
 }
 
 /// A penalty seen by the features of a working set.
@@ -64,6 +115,12 @@ impl Penalty for Subset<'_> {
     }
     fn threshold(&self, j: usize) -> f64 {
         self.penalty.threshold(self.work[j] as usize)
+    }
+    fn entry(&self, j: usize, curvature: f64) -> f64 {
+        self.penalty.entry(self.work[j] as usize, curvature)
+    }
+    fn violation(&self, j: usize, w: f64, gradient: f64, curvature: f64) -> f64 {
+        self.penalty.violation(self.work[j] as usize, w, gradient, curvature)
     }
     fn derivatives(&self, j: usize, w: f64) -> Option<(f64, f64)> {
         self.penalty.derivatives(self.work[j] as usize, w)
@@ -93,10 +150,35 @@ impl<'a> Glm<'a> {
         fit_intercept: bool,
         standardize: bool,
     ) -> Self {
-        assert_eq!(target.len(), design.rows(), "one target per row");
         assert!(weights.is_none_or(|w| w.len() == target.len()), "one weight per row");
+        let mut glm =
+            Self::at_zero(design, Loss::Rows { target, weights, datafit }, fit_intercept, standardize);
+        if fit_intercept {
+            let weighted = |i: usize| target[i] * weights.map_or(1.0, |w| w[i]);
+            let mean = (0..target.len()).map(weighted).sum::<f64>() / glm.normaliser;
+            glm.move_intercept(datafit.constant(mean).unwrap_or(0.0));
+            glm.settle_intercept();
+        }
+        glm.null_gradient = glm.gradients(&(0..design.cols() as u32).collect::<Vec<_>>());
+        glm
+    }
+
+    /// Cox's partial likelihood on `design`, at `w = 0`. The model of a step takes the diagonal bound of
+    /// the second derivatives with an intercept of its own: constants cost nothing in the likelihood, and
+    /// so they must not in the bound. [`Glm::intercept`] means nothing here.
+    ///
+    /// # Panics
+    /// When the number of times is not that of the rows.
+    pub fn cox(design: &'a dyn Design, cox: &'a Cox, standardize: bool) -> Self {
+        let mut glm = Self::at_zero(design, Loss::Cox(cox), true, standardize);
+        glm.null_gradient = glm.gradients(&(0..design.cols() as u32).collect::<Vec<_>>());
+        glm
+    }
+
+    fn at_zero(design: &'a dyn Design, loss: Loss<'a>, fit_intercept: bool, standardize: bool) -> Self {
+        assert_eq!(loss.rows(), design.rows(), "one target per row");
         let scaling = Scaling { centre: fit_intercept, scale: standardize };
-        let inverse_scales = match weights {
+        let inverse_scales = match loss.weights() {
             None => Centred::new(design, None, scaling).inverse_scales().to_vec(),
             Some(weights) => {
                 let unit: Vec<f64> = weights.iter().map(|w| w.sqrt()).collect();
@@ -104,28 +186,17 @@ impl<'a> Glm<'a> {
                 Centred::new(scaled.as_ref(), Some(unit), scaling).inverse_scales().to_vec()
             }
         };
-        let normaliser = weights.map_or(target.len() as f64, |w| w.iter().sum());
-        let mut glm = Self {
+        Self {
+            normaliser: loss.weights().map_or(design.rows() as f64, |w| w.iter().sum()),
+            predictor: vec![0.0; design.rows()],
+            coef: vec![0.0; design.cols()],
+            null_gradient: vec![],
+            intercept: 0.0,
             design,
-            target,
-            weights,
-            datafit,
+            loss,
             fit_intercept,
             inverse_scales,
-            normaliser,
-            coef: vec![0.0; design.cols()],
-            intercept: 0.0,
-            predictor: vec![0.0; target.len()],
-            null_gradient: vec![],
-        };
-        if fit_intercept {
-            let weighted = |i: usize| target[i] * weights.map_or(1.0, |w| w[i]);
-            let mean = (0..target.len()).map(weighted).sum::<f64>() / normaliser;
-            glm.move_intercept(datafit.constant(mean).unwrap_or(0.0));
-            glm.settle_intercept();
         }
-        glm.null_gradient = glm.gradients(&(0..design.cols() as u32).collect::<Vec<_>>());
-        glm
     }
 
     /// Coefficients of the scaled columns.
@@ -153,13 +224,8 @@ impl<'a> Glm<'a> {
         self.loss_at(&self.predictor)
     }
 
-    fn weight(&self, i: usize) -> f64 {
-        self.weights.map_or(1.0, |w| w[i])
-    }
-
     fn loss_at(&self, predictor: &[f64]) -> f64 {
-        let value = |i: usize| self.weight(i) * self.datafit.value(self.target[i], predictor[i]);
-        (0..predictor.len()).map(value).sum::<f64>() / self.normaliser
+        self.loss.value(predictor) / self.normaliser
     }
 
     fn move_intercept(&mut self, by: f64) {
@@ -171,10 +237,9 @@ impl<'a> Glm<'a> {
     fn settle_intercept(&mut self) {
         for _ in 0..50 {
             let (mut slope, mut curvature) = (0.0, 0.0);
-            for i in 0..self.target.len() {
-                let (first, second) = self.datafit.derivatives(self.target[i], self.predictor[i]);
-                slope += self.weight(i) * first;
-                curvature += self.weight(i) * second;
+            for (first, second) in self.loss.derivatives(&self.predictor) {
+                slope += first;
+                curvature += second;
             }
             let scale = self.normaliser * f64::EPSILON * 16.0;
             if slope.abs() <= scale {
@@ -200,12 +265,8 @@ impl<'a> Glm<'a> {
 
     /// Gradient in the coefficients of the features listed. Cost: a product with each of them.
     pub fn gradients(&self, features: &[u32]) -> Vec<f64> {
-        let slopes: Vec<f64> = (0..self.target.len())
-            .map(|i| {
-                self.weight(i) * self.datafit.derivatives(self.target[i], self.predictor[i]).0
-                    / self.normaliser
-            })
-            .collect();
+        let slopes = self.loss.derivatives(&self.predictor).into_iter().map(|d| d.0 / self.normaliser);
+        let slopes: Vec<f64> = slopes.collect();
         let mut out = vec![0.0; features.len()];
         self.design.dots(features, &slopes, &mut out);
         out.iter_mut().zip(features).for_each(|(g, &j)| *g *= self.inverse_scales[j as usize]);
@@ -231,7 +292,7 @@ impl<'a> Glm<'a> {
         let (mut stuck, mut stalled, mut last_kkt) = (false, 0, f64::INFINITY);
         self.refresh_predictor();
         loop {
-            if self.fit_intercept {
+            if self.fit_intercept && !matches!(self.loss, Loss::Cox(_)) {
                 self.settle_intercept();
             }
             let gradient = self.gradients(&alive);
@@ -310,18 +371,13 @@ impl<'a> Glm<'a> {
 
     /// The step for curvatures times `steepness`, halved at most `most - 1` times.
     fn step(&mut self, work: &[u32], penalty: &dyn Penalty, steepness: f64, most: usize) -> bool {
-        let n = self.target.len();
-        let derivatives: Vec<(f64, f64)> = (0..n)
-            .map(|i| {
-                let (first, second) = self.datafit.derivatives(self.target[i], self.predictor[i]);
-                (self.weight(i) * first, self.weight(i) * second)
-            })
-            .collect();
+        let n = self.predictor.len();
+        let derivatives = self.loss.derivatives(&self.predictor);
         let greatest = derivatives.iter().map(|d| d.1).fold(0.0, f64::max);
         let mut unit = vec![0.0; n];
         let mut response = vec![0.0; n];
         for i in 0..n {
-            if self.weight(i) > 0.0 {
+            if self.loss.weight(i) > 0.0 {
                 let curvature = steepness * derivatives[i].1.max(FLAT * greatest).max(f64::MIN_POSITIVE);
                 unit[i] = curvature.sqrt();
                 response[i] = unit[i] * (self.predictor[i] - derivatives[i].0 / curvature);

@@ -128,7 +128,7 @@ impl Quadratic<'_> {
         for &slot in slots {
             let (j, curvature) = (features[slot] as usize, self.gram.at(slot, slot));
             let (old, gradient) = (local.coef[slot], local.gradient[slot]);
-            if old == 0.0 && gradient.abs() <= penalty.threshold(j) {
+            if old == 0.0 && gradient.abs() <= penalty.entry(j, curvature) {
                 continue;
             }
             let new = penalty.prox(j, old - gradient / curvature, 1.0 / curvature);

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`Quadratic`] | `\|\|y - Z w\|\|² / (2 N) + sum_j pen_j(w_j)`, any [`Penalty`](crate::penalty::Penalty) |
 //! | [`Blocks`] | the same loss for one target or several, a [`GroupPenalty`](crate::penalty::GroupPenalty) over groups or tasks |
-//! | [`Glm`] | a [`Datafit`](crate::datafit::Datafit) in place of the square, by proximal Newton |
+//! | [`Glm`] | a [`Datafit`](crate::datafit::Datafit) or [`Cox`](crate::cox::Cox) in place of the square, by proximal Newton |
+//! | [`Softmax`] | the log loss of several classes, a [`RowPenalty`] over features |
 //!
 //! `Z` is a [`Centred`](crate::design::Centred) design and `N` the sum of the weights of its rows.
 //!
@@ -33,12 +34,14 @@ mod glm;
 mod gram;
 mod inner;
 mod quadratic;
+mod softmax;
 #[cfg(test)]
 mod tests;
 
 pub use blocks::Blocks;
 pub use glm::Glm;
 pub use quadratic::Quadratic;
+pub use softmax::{RowKind, RowPenalty, Softmax};
 
 /// When to stop, and how much memory to use.
 #[derive(Clone, Debug, PartialEq)]

@@ -48,6 +48,8 @@ pub struct Quadratic<'a> {
     #[cfg(test)]
     discarded: Vec<u32>,
     norms: Vec<f64>,
+    /// `||z_j||² / N`.
+    curvatures: Vec<f64>,
 }
 
 /// What a look at all features found.
@@ -96,6 +98,7 @@ impl<'a> Quadratic<'a> {
         correlations.iter_mut().for_each(|c| *c /= normaliser);
         let gradient = correlations.iter().map(|c| -c).collect();
         let norms = design.squared_norms().iter().map(|s| s.sqrt()).collect();
+        let curvatures = design.squared_norms().iter().map(|s| s / normaliser).collect();
         Self {
             residual: target.clone(),
             checked: target.clone(),
@@ -111,6 +114,7 @@ impl<'a> Quadratic<'a> {
             stamps: vec![0.0; p],
             moved: 0.0,
             norms,
+            curvatures,
             design,
         }
     }
@@ -212,7 +216,7 @@ impl<'a> Quadratic<'a> {
     /// Number and ratio of the strengths between the least that gives zeros and this one.
     fn descent(&self, penalty: &dyn Penalty) -> (i32, f64) {
         let excess = |j: usize| {
-            let threshold = penalty.threshold(j);
+            let threshold = penalty.entry(j, self.curvatures[j]);
             if threshold > 0.0 { self.correlations[j].abs() / threshold } else { 0.0 }
         };
         let top = (0..self.coef.len()).map(excess).fold(1.0, f64::max);
@@ -230,7 +234,7 @@ impl<'a> Quadratic<'a> {
     fn minimise(&mut self, penalty: &dyn Penalty, options: &Options) -> Report {
         let p = self.coef.len();
         let mut view = View { thresholds: vec![0.0; p], ..View::default() };
-        penalty.thresholds(&mut view.thresholds);
+        penalty.entries(&self.curvatures, &mut view.thresholds);
         view.in_work = vec![false; p];
         view.has_gap = true;
         view.rough = options.max_rounds == 0;
@@ -357,7 +361,7 @@ impl<'a> Quadratic<'a> {
         for &feature in &candidates {
             let j = feature as usize;
             let (w, gradient) = (self.coef[j], self.gradient[j]);
-            let distance = penalty.distance(j, w, gradient);
+            let distance = penalty.violation(j, w, gradient, self.curvatures[j]);
             check.kkt = check.kkt.max(distance);
             if distance > 0.0 && !view.in_work[j] {
                 check.violators.push((distance / self.norms[j], feature));

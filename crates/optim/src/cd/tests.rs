@@ -2,9 +2,9 @@ use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use super::*;
-use crate::datafit::{Datafit, Huber, Logistic, Poisson};
+use crate::datafit::{Datafit, Gamma, Huber, Logistic, Poisson, SquaredHinge};
 use crate::design::{Centred, Dense, Design, Scaling};
-use crate::penalty::{ElasticNet, GroupPenalty, Mcp, Penalty, Scad};
+use crate::penalty::{Bridge, ElasticNet, Exponent, GroupPenalty, LogSum, Mcp, Penalty, Scad};
 
 /// Correlated columns with a few true coefficients and noise.
 fn data(n: usize, p: usize, rho: f64, seed: u64) -> (Dense<f64>, Vec<f64>) {
@@ -33,7 +33,8 @@ fn top(problem: &Quadratic<'_>) -> f64 {
 /// Greatest distance to stationarity, from gradients of all features.
 fn violation(problem: &Quadratic<'_>, penalty: &dyn Penalty) -> f64 {
     let gradient = problem.gradients();
-    let distance = |j: usize| penalty.distance(j, problem.coefficients()[j], gradient[j]);
+    let curvature = |j: usize| problem.design().squared_norms()[j] / problem.residual().len() as f64;
+    let distance = |j: usize| penalty.violation(j, problem.coefficients()[j], gradient[j], curvature(j));
     (0..gradient.len()).map(distance).fold(0.0, f64::max)
 }
 
@@ -141,9 +142,12 @@ fn concave_penalties_reach_stationary_points() {
     for part in [0.5, 0.2, 0.1] {
         let mut mcp = problem(&x, &y);
         let alpha = part * top(&mcp);
-        let penalties: [Box<dyn Penalty>; 2] = [
+        let penalties: [Box<dyn Penalty>; 5] = [
             Box::new(Mcp { alpha, gamma: 3.0, weights: None }),
             Box::new(Scad { alpha, shape: 3.7, weights: None }),
+            Box::new(LogSum { alpha, epsilon: 0.5, weights: None }),
+            Box::new(Bridge { alpha, exponent: Exponent::Half, weights: None }),
+            Box::new(Bridge { alpha, exponent: Exponent::TwoThirds, weights: None }),
         ];
         for penalty in &penalties {
             mcp.set_coefficients(&vec![0.0; 90]);
@@ -265,8 +269,14 @@ fn generalised_losses_are_stationary() {
     let mut outliers = y.clone();
     outliers[3] += 100.0;
     let weights: Vec<f64> = (0..80).map(|i| [1.0, 0.0, 2.5][i % 3]).collect();
-    let losses: [(&dyn Datafit, &[f64]); 3] =
-        [(&Logistic, &classes), (&Poisson, &counts), (&Huber { delta: 1.0 }, &outliers)];
+    let amounts: Vec<f64> = y.iter().map(|v| (0.3 * v).exp()).collect();
+    let losses: [(&dyn Datafit, &[f64]); 5] = [
+        (&Logistic, &classes),
+        (&Poisson, &counts),
+        (&Huber { delta: 1.0 }, &outliers),
+        (&Gamma, &amounts),
+        (&SquaredHinge, &classes),
+    ];
     for (datafit, target) in losses {
         for (intercept, weights) in [(true, None), (false, Some(&weights[..])), (true, Some(&weights[..]))] {
             let mut glm = Glm::new(&x, target, weights, datafit, intercept, false);
@@ -304,8 +314,15 @@ fn generalised_losses_are_stationary() {
 
 #[test]
 fn losses_have_the_derivatives_they_say() {
-    let losses: [(&dyn Datafit, f64); 4] =
-        [(&Logistic, 1.0), (&Logistic, 0.0), (&Poisson, 3.0), (&Huber { delta: 1.0 }, 0.4)];
+    let losses: [(&dyn Datafit, f64); 7] = [
+        (&Logistic, 1.0),
+        (&Logistic, 0.0),
+        (&Poisson, 3.0),
+        (&Huber { delta: 1.0 }, 0.4),
+        (&Gamma, 2.5),
+        (&SquaredHinge, 1.0),
+        (&SquaredHinge, 0.0),
+    ];
     for (datafit, y) in losses {
         for m in [-2.3, -0.2, 0.1, 1.7] {
             let h = 1e-4;
@@ -314,9 +331,11 @@ fn losses_have_the_derivatives_they_say() {
             assert!((first - (up - down) / (2.0 * h)).abs() < 1e-6, "{datafit:?} at {m}");
             assert!((second - (up - 2.0 * here + down) / (h * h)).abs() < 1e-5, "{datafit:?} at {m}");
         }
-        let best = datafit.constant(0.4);
+        // Two targets of weighted mean mu: there the slope is zero.
+        let (low, high) = if datafit.accepts(0.0) { (0.0, 1.0) } else { (0.5, 3.0) };
+        let best = datafit.constant(0.4 * high + 0.6 * low);
         assert!(best.is_none_or(|m| {
-            (0.4 * datafit.derivatives(1.0, m).0 + 0.6 * datafit.derivatives(0.0, m).0).abs() < 1e-12
+            (0.4 * datafit.derivatives(high, m).0 + 0.6 * datafit.derivatives(low, m).0).abs() < 1e-12
         }));
     }
     assert!(Logistic.value(1.0, -800.0).is_finite() && Logistic.derivatives(0.0, 800.0).1 == 0.0);

@@ -4,7 +4,7 @@ use super::{Penalty, soft_threshold};
 
 /// `alpha` times the weight of coefficient `j`; an infinite weight excludes at any `alpha`.
 #[inline]
-fn strength(alpha: f64, weights: &Option<Vec<f64>>, j: usize) -> f64 {
+pub(super) fn strength(alpha: f64, weights: &Option<Vec<f64>>, j: usize) -> f64 {
     match weights {
         None => alpha,
         Some(weights) if weights[j].is_infinite() => f64::INFINITY,
@@ -106,7 +106,7 @@ impl Penalty for ElasticNet {
 }
 
 /// The better of some candidates for `(w - z)² / (2 step) + pen(w)`.
-fn best(z: f64, step: f64, candidates: &[f64], value: impl Fn(f64) -> f64) -> f64 {
+pub(super) fn best(z: f64, step: f64, candidates: &[f64], value: impl Fn(f64) -> f64) -> f64 {
     let cost = |w: f64| (w - z) * (w - z) / (2.0 * step) + value(w);
     let mut best = (cost(0.0), 0.0);
     for &w in candidates {

@@ -11,6 +11,8 @@ fn check_prox(penalty: &dyn Penalty, z: f64, step: f64) -> Result<(), TestCaseEr
         prop_assert!(cost(found) <= cost(w) + 1e-9, "prox({z}, {step}) = {found}, but {w} is better");
     }
     prop_assert!(penalty.distance(0, found, (found - z) / step) < 1e-9, "not stationary at {found}");
+    let curvature = 1.0 / step;
+    prop_assert!(penalty.violation(0, found, (found - z) / step, curvature) < 1e-9, "not done at {found}");
     Ok(())
 }
 
@@ -25,26 +27,48 @@ proptest! {
         let weights = Some(vec![weight]);
         check_prox(&ElasticNet { alpha, l1_ratio, weights: weights.clone(), positive }, z, step)?;
         check_prox(&Mcp { alpha, gamma, weights: weights.clone() }, z, step)?;
-        check_prox(&Scad { alpha, shape: 1.0 + gamma, weights }, z, step)?;
+        check_prox(&Scad { alpha, shape: 1.0 + gamma, weights: weights.clone() }, z, step)?;
+        for exponent in [Exponent::Half, Exponent::TwoThirds] {
+            let bridge = Bridge { alpha, exponent, weights: weights.clone() };
+            check_prox(&bridge, z, step)?;
+            // What leaves 0 is what has passed its entry; the critical strength is where that is.
+            let passed = z.abs() / step > bridge.entry(0, 1.0 / step);
+            prop_assert_eq!(passed, bridge.prox(0, z, step) != 0.0);
+            let critical = bridge.critical_alpha(z / step, 1.0 / step);
+            for (factor, zero) in [(1.0 + 1e-9, true), (1.0 - 1e-9, false)] {
+                let at = Bridge { alpha: factor * critical, exponent, weights: None };
+                prop_assert_eq!(at.prox(0, z, step) == 0.0, zero);
+            }
+            check_prox(&Positive(Box::new(bridge)), z, step)?;
+        }
+        let log = LogSum { alpha, epsilon: gamma - 1.0, weights: weights.clone() };
+        check_prox(&log, z, step)?;
+        check_prox(&Positive(Box::new(log)), z, step)?;
+        check_prox(&Positive(Box::new(Mcp { alpha, gamma, weights: weights.clone() })), z, step)?;
         check_prox(&BoxConstraint { low: -alpha, high: 0.5 * gamma }, z, step)?;
     }
 
     #[test]
     fn derivatives_are_those_of_the_value(w in -6.0..6.0f64, alpha in 0.1..2.0f64, gamma in 1.5..5.0f64) {
-        let penalties: [Box<dyn Penalty>; 3] = [
+        let penalties: [Box<dyn Penalty>; 6] = [
             Box::new(ElasticNet { l1_ratio: 0.3, ..ElasticNet::l1(alpha) }),
             Box::new(Mcp { alpha, gamma, weights: None }),
             Box::new(Scad { alpha, shape: 1.0 + gamma, weights: None }),
+            Box::new(LogSum { alpha, epsilon: gamma, weights: None }),
+            Box::new(Bridge { alpha, exponent: Exponent::Half, weights: None }),
+            Box::new(Bridge { alpha, exponent: Exponent::TwoThirds, weights: None }),
         ];
         // Kinks of the derivative, where differences mislead.
         let kinks = [0.0, alpha, gamma * alpha, (1.0 + gamma) * alpha];
-        prop_assume!(kinks.iter().all(|k| (w.abs() - k).abs() > 1e-2));
+        prop_assume!(w.abs() > 0.1 && kinks.iter().all(|k| (w.abs() - k).abs() > 1e-2));
         for penalty in &penalties {
             let h = 1e-3;
             let (up, here, down) = (penalty.value(0, w + h), penalty.value(0, w), penalty.value(0, w - h));
             let (first, second) = penalty.derivatives(0, w).expect("smooth away from 0");
-            prop_assert!((first - (up - down) / (2.0 * h)).abs() < 1e-6);
-            prop_assert!((second - (up - 2.0 * here + down) / (h * h)).abs() < 1e-6);
+            // Differences err by the next derivatives, which grow as powers of 1 / |w|.
+            let slack = 1e-6 * (1.0 + w.abs().powi(-4));
+            prop_assert!((first - (up - down) / (2.0 * h)).abs() < slack);
+            prop_assert!((second - (up - 2.0 * here + down) / (h * h)).abs() < slack);
         }
     }
 
@@ -105,13 +129,20 @@ fn slope_with_equal_lambdas_is_the_soft_threshold() {
 #[test]
 fn infinite_weights_exclude_and_zero_weights_free() {
     let weights = Some(vec![f64::INFINITY, 0.0]);
-    let penalties: [Box<dyn Penalty>; 3] = [
+    let penalties: [Box<dyn Penalty>; 6] = [
         Box::new(ElasticNet { weights: weights.clone(), ..ElasticNet::l1(0.0) }),
         Box::new(Mcp { alpha: 1.0, gamma: 3.0, weights: weights.clone() }),
-        Box::new(Scad { alpha: 1.0, shape: 3.7, weights }),
+        Box::new(Scad { alpha: 1.0, shape: 3.7, weights: weights.clone() }),
+        Box::new(Bridge { alpha: 1.0, exponent: Exponent::Half, weights: weights.clone() }),
+        Box::new(Bridge { alpha: 1.0, exponent: Exponent::TwoThirds, weights: weights.clone() }),
+        Box::new(Positive(Box::new(LogSum { alpha: 1.0, epsilon: 0.5, weights }))),
     ];
     for penalty in &penalties {
-        assert_eq!((penalty.prox(0, 5.0, 1.0), penalty.threshold(0)), (0.0, f64::INFINITY));
-        assert_eq!((penalty.prox(1, 5.0, 1.0), penalty.threshold(1)), (5.0, 0.0));
+        let entries = [0, 1].map(|j| penalty.entry(j, 1.0));
+        assert_eq!(
+            (penalty.prox(0, 5.0, 1.0), penalty.threshold(0), entries[0]),
+            (0.0, f64::INFINITY, f64::INFINITY)
+        );
+        assert_eq!((penalty.prox(1, 5.0, 1.0), penalty.threshold(1), entries[1]), (5.0, 0.0, 0.0));
     }
 }
