@@ -5,10 +5,9 @@ use rand::seq::SliceRandom;
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use sparseland_linalg::Mat;
 use sparseland_optim::design::Design;
 
-use crate::estimators::{EstimateError, Fitted, FittedTasks, MultiTaskLasso, ensure};
+use crate::estimators::{EstimateError, Fitted, ensure};
 use crate::path::{Path, PathEstimator, PathOptions};
 
 /// Which rows are left out together.
@@ -194,21 +193,26 @@ pub fn cross_validate(
         let last = losses.last().copied().unwrap_or(0.0);
         losses.resize(path.fits.len(), last);
     }
-    let Summary { mean, standard_error, best, one_standard_error } = summary(&done, path.fits.len());
+    let Validated { mean, standard_error, best, one_standard_error } = summary(&done, path.fits.len());
     let by_fold = done.into_iter().map(|d| d.0).collect();
     Ok(CrossValidated { path, mean, standard_error, by_fold, best, one_standard_error })
 }
 
 /// Losses over the folds, and the fits that they choose.
-struct Summary {
-    mean: Vec<f64>,
-    standard_error: Vec<f64>,
-    best: usize,
-    one_standard_error: usize,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    /// Mean loss of left-out rows, for every fit.
+    pub mean: Vec<f64>,
+    /// Standard error of that mean over the folds.
+    pub standard_error: Vec<f64>,
+    /// The fit of least mean loss.
+    pub best: usize,
+    /// The sparsest fit (largest strength) whose loss is within one standard error of the least.
+    pub one_standard_error: usize,
 }
 
 /// From the losses of every fold, one per fit, and the fold's weight.
-fn summary(done: &[(Vec<f64>, f64)], fits: usize) -> Summary {
+fn summary(done: &[(Vec<f64>, f64)], fits: usize) -> Validated {
     let weight: f64 = done.iter().map(|d| d.1).sum();
     let (mut mean, mut standard_error) = (Vec::new(), Vec::new());
     for i in 0..fits {
@@ -220,71 +224,41 @@ fn summary(done: &[(Vec<f64>, f64)], fits: usize) -> Summary {
     let best = (0..mean.len()).min_by(|&a, &b| mean[a].total_cmp(&mean[b])).unwrap_or(0);
     let limit = mean[best] + standard_error[best];
     let one_standard_error = (0..=best).find(|&i| mean[i] <= limit).unwrap_or(best);
-    Summary { mean, standard_error, best, one_standard_error }
+    Validated { mean, standard_error, best, one_standard_error }
 }
 
-/// A path of the multi-task lasso with its cross-validated losses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CrossValidatedTasks {
-    /// The path on all rows.
-    pub fits: Vec<FittedTasks>,
-    /// Half the mean squared error of left-out rows, summed over the targets, for every fit.
-    pub mean: Vec<f64>,
-    /// Standard error of that mean over the folds.
-    pub standard_error: Vec<f64>,
-    /// The fit of least mean loss.
-    pub best: usize,
-    /// The sparsest fit within one standard error of it.
-    pub one_standard_error: usize,
-}
-
-/// As [`cross_validate`] for several targets, `y` being `n x T`.
+/// Losses of left-out rows along a path, for estimators that are no [`PathEstimator`]: several targets, classes, times.
+///
+/// `losses` fits without some rows at the strengths of the path (first the rows to fit, then those left out, both
+/// rising) and gives the mean loss of the rows left out, one per fit. Folds run in parallel on `pool`; the result does
+/// not depend on its number of threads.
 ///
 /// # Errors
-/// As [`cross_validate`].
-pub fn cross_validate_tasks(
-    estimator: &MultiTaskLasso,
-    x: &dyn Design,
-    y: &Mat<f64>,
+/// Those of `losses`; of the first fold at fault.
+pub fn validate<E: Send>(
     folds: &Folds,
-    options: &PathOptions,
     pool: &rayon::ThreadPool,
-) -> Result<CrossValidatedTasks, EstimateError> {
-    if folds.of_row.len() != x.rows() {
-        let (expected, got) = (x.rows(), folds.of_row.len());
-        return Err(EstimateError::Length { what: "folds", why: "rows of X", expected, got });
-    }
-    let fits = estimator.path(x, y, options)?;
-    let alphas = Some(fits.iter().map(|f| f.alpha).collect());
-    let shared = PathOptions { alphas, ..options.clone() };
-    let one = |fold: usize| -> Result<(Vec<f64>, f64), EstimateError> {
-        let rows = 0..x.rows() as u32;
+    losses: impl Fn(&[u32], &[u32]) -> Result<Vec<f64>, E> + Sync,
+) -> Result<Validated, E> {
+    let one = |fold: usize| -> Result<(Vec<f64>, f64), E> {
+        let rows = 0..folds.of_row.len() as u32;
         let (test, train): (Vec<u32>, Vec<u32>) = rows.partition(|&i| folds.of_row[i as usize] == fold);
-        let pick = |rows: &[u32]| Mat::from_fn(rows.len(), y.cols, |i, t| y.at(rows[i] as usize, t));
-        let (train_x, test_x) = (x.select(Some(&train), None, None), x.select(Some(&test), None, None));
-        let truth = pick(&test);
-        let mut losses = Vec::with_capacity(fits.len());
-        for fit in estimator.path(train_x.as_ref(), &pick(&train), &shared)? {
-            let predicted = fit.predict(test_x.as_ref())?;
-            let squares = predicted.data.iter().zip(&truth.data).map(|(m, y)| (y - m) * (y - m));
-            losses.push(squares.sum::<f64>() / (2.0 * test.len() as f64));
-        }
-        Ok((losses, test.len() as f64))
+        Ok((losses(&train, &test)?, test.len() as f64))
     };
-    let done: Result<Vec<_>, EstimateError> =
-        pool.install(|| (0..folds.count).into_par_iter().map(one).collect());
-    let Summary { mean, standard_error, best, one_standard_error } = summary(&done?, fits.len());
-    Ok(CrossValidatedTasks { fits, mean, standard_error, best, one_standard_error })
+    let done: Result<Vec<_>, E> = pool.install(|| (0..folds.count).into_par_iter().map(one).collect());
+    let done = done?;
+    Ok(summary(&done, done.iter().map(|d| d.0.len()).min().unwrap_or(0)))
 }
 
 #[cfg(test)]
 mod tests {
     use rand::Rng;
     use rand_distr::StandardNormal;
+    use sparseland_linalg::Mat;
     use sparseland_optim::design::Dense;
 
     use super::*;
-    use crate::estimators::{Lasso, McpRegression, SparseLogisticRegression};
+    use crate::estimators::{FittedTasks, Lasso, McpRegression, MultiTaskLasso, SparseLogisticRegression};
 
     fn pool(threads: usize) -> rayon::ThreadPool {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
@@ -372,22 +346,36 @@ mod tests {
             PathOptions { n_alphas: 8, eps: Some(0.1), early_stop: false, ..PathOptions::default() };
         let lasso =
             cross_validate(&Lasso::new(0.0).tol(1e-12), &x, &y, None, &folds, &options, &pool(1)).unwrap();
-        let tasks = |y: &Mat<f64>, options: &PathOptions, threads| {
+        let tasks = |y: &Mat<f64>, alphas: &[f64], threads| {
             let estimator = MultiTaskLasso::new(0.0).tol(1e-12);
-            cross_validate_tasks(&estimator, &x, y, &folds, options, &pool(threads)).unwrap()
+            let options = PathOptions { alphas: Some(alphas.to_vec()), ..PathOptions::default() };
+            let losses = |train: &[u32], test: &[u32]| {
+                let pick = |rows: &[u32]| Mat::from_fn(rows.len(), y.cols, |i, t| y.at(rows[i] as usize, t));
+                let part = |rows| x.select(Some(rows), None, None);
+                let truth = pick(test);
+                let loss = |fit: &FittedTasks| {
+                    let predicted = fit.predict(part(test).as_ref()).unwrap();
+                    let squares = predicted.data.iter().zip(&truth.data).map(|(m, y)| (y - m) * (y - m));
+                    squares.sum::<f64>() / (2.0 * test.len() as f64)
+                };
+                let fits = estimator.path(part(train).as_ref(), &pick(train), &options)?;
+                Ok::<_, EstimateError>(fits.iter().map(loss).collect())
+            };
+            validate(&folds, &pool(threads), losses).unwrap()
         };
         let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-7 * b.abs());
-        let one = tasks(&Mat::from_fn(60, 1, |i, _| y[i]), &options, 1);
+        let alphas = lasso.path.alphas();
+        let one = tasks(&Mat::from_fn(60, 1, |i, _| y[i]), &alphas, 1);
         assert_eq!(one.mean.len(), 8);
         assert!(near(&one.mean, &lasso.mean) && near(&one.standard_error, &lasso.standard_error));
         assert_eq!((one.best, one.one_standard_error), (lasso.best, lasso.one_standard_error));
         // Rows of two equal coefficients have root two times the norm: the same fits at root two times the strength.
-        let alphas = Some(one.fits.iter().map(|f| f.alpha * 2f64.sqrt()).collect());
+        let alphas: Vec<f64> = alphas.iter().map(|a| a * 2f64.sqrt()).collect();
         let both = Mat::from_fn(60, 2, |i, _| y[i]);
-        let two = tasks(&both, &PathOptions { alphas: alphas.clone(), ..options.clone() }, 1);
+        let two = tasks(&both, &alphas, 1);
         let doubled: Vec<f64> = one.mean.iter().map(|v| 2.0 * v).collect();
         assert!(near(&two.mean, &doubled));
-        assert_eq!(two, tasks(&both, &PathOptions { alphas, ..options }, 2));
+        assert_eq!(two, tasks(&both, &alphas, 2));
     }
 
     #[test]
