@@ -5,8 +5,9 @@ mod groups;
 mod models;
 mod plot;
 mod regression;
+mod several;
+mod stability;
 mod stack;
-mod tasks;
 
 use std::path::PathBuf;
 
@@ -30,11 +31,8 @@ pub struct Fit {
 enum Model {
     #[command(flatten)]
     Single(models::Single),
-    /// Several targets that share their features (scikit-learn: MultiTaskLasso, MultiTaskLassoCV).
-    MultitaskLasso {
-        #[command(flatten)]
-        common: Common,
-    },
+    #[command(flatten)]
+    Several(several::Several),
     /// A directed acyclic graph of all columns, with the scale of their noise.
     Colide(colide::Colide),
     /// Predictions of many models (one column each) stacked into one.
@@ -61,6 +59,22 @@ struct Common {
     /// One strength instead of a path.
     #[arg(long, conflicts_with_all = ["cv", "select", "alphas", "eps"])]
     alpha: Option<f64>,
+    /// Instead of a fit: which features do halves of the rows choose in at least this share of cases?
+    #[arg(
+        long,
+        num_args = 0..=1,
+        default_missing_value = "0.75",
+        require_equals = true,
+        value_name = "SHARE",
+        conflicts_with_all = ["cv", "select", "alpha", "out", "plot"]
+    )]
+    stability: Option<f64>,
+    /// Most features that a half may choose; sqrt(columns / 2) if absent.
+    #[arg(long, value_name = "Q", requires = "stability")]
+    stability_features: Option<usize>,
+    /// Pairs of halves.
+    #[arg(long, default_value_t = 50, requires = "stability", value_name = "B")]
+    pairs: usize,
     /// Fit no intercept (fit_intercept=False).
     #[arg(long)]
     no_intercept: bool,
@@ -126,10 +140,10 @@ impl Fit {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         match &self.model {
-            Model::MultitaskLasso { common } => tasks::run(common, context),
             Model::Colide(colide) => colide.run(context),
             Model::Stack(stack) => stack.run(context),
             Model::Single(model) => regression::run(model, context),
+            Model::Several(model) => model.run(context),
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use sparseland_core::Context;
-use sparseland_estimate::estimators::{Fitted, FittedTasks};
+use sparseland_estimate::estimators::{Fitted, FittedClasses, FittedCox, FittedTasks, Loss};
 use sparseland_estimate::stacking::{self, FittedStack};
 use sparseland_linalg::Mat;
 
@@ -39,6 +39,10 @@ pub enum Predictor {
     Linear(Fitted),
     /// Several targets.
     Tasks(FittedTasks),
+    /// Several classes.
+    Classes(FittedClasses),
+    /// Log hazards of times and events.
+    Cox(FittedCox),
     /// Predictions of many models to one.
     Stack(FittedStack),
     /// Every node from its parents.
@@ -85,16 +89,24 @@ pub struct Predict {
 struct Report {
     rows: usize,
     target: String,
-    /// R² (of several targets: their mean), accuracy or explained deviance, where the table has the target.
+    /// R² (of several targets: their mean), accuracy, explained deviance or concordance, where the table has the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<f64>,
     /// R² of every target, where there are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     scores: Vec<(String, f64)>,
     predictions: Predictions,
-    /// Probability of the second class.
+    /// Probability of the second class, or of every class where there are more than two.
     #[serde(skip_serializing_if = "Option::is_none")]
-    probabilities: Option<Vec<f64>>,
+    probabilities: Option<Probabilities>,
+}
+
+/// Row by row.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Probabilities {
+    One(Vec<f64>),
+    Several(Vec<Vec<f64>>),
 }
 
 /// Row by row.
@@ -172,7 +184,7 @@ impl Predict {
         let data = Dataset::like(&self.data, &saved.features, targets, file, context)?;
         let report = saved.apply(data)?;
         if let Some(out) = &self.out {
-            sparseland_data::write_atomically(out, csv(&report, &saved.targets).as_bytes())?;
+            sparseland_data::write_atomically(out, csv(&report, &saved).as_bytes())?;
         }
         if self.json {
             return super::print_json(&report);
@@ -182,7 +194,7 @@ impl Predict {
             Some(out) => {
                 super::print_text(&format!("{} predictions in {}{score}\n", report.rows, out.display()))
             }
-            None => super::print_text(&csv(&report, &saved.targets)),
+            None => super::print_text(&csv(&report, &saved)),
         }
     }
 }
@@ -205,6 +217,10 @@ impl Saved {
                 let number = |label: &String| self.class(label).map_or(-1.0, |class| class as f64);
                 Some(targets.iter().map(|t| t.labels().iter().map(number).collect()).collect())
             }
+            [time, event] if matches!(self.fitted, Predictor::Cox(_)) => {
+                let events = event.truths()?.into_iter().map(|e| f64::from(u8::from(e)));
+                Some(vec![time.numbers()?, events.collect()])
+            }
             targets => Some(targets.iter().map(|t| t.numbers()).collect::<Result<_>>()?),
         };
         if let Some(truth) = truth.as_ref().filter(|_| !matches!(self.fitted, Predictor::Graph(_))) {
@@ -217,10 +233,34 @@ impl Saved {
                 let x = data.design()?;
                 let score = first.map(|y| fitted.score(x.as_ref(), y)).transpose()?;
                 let report = of_one(fitted.predict(x.as_ref())?, score);
-                match self.classes.is_empty() {
-                    true => report,
-                    false => Report { probabilities: Some(fitted.predict_proba(x.as_ref())?), ..report },
+                match fitted.loss {
+                    Loss::Logistic => {
+                        let second = Probabilities::One(fitted.predict_proba(x.as_ref())?);
+                        Report { probabilities: Some(second), ..report }
+                    }
+                    _ => report,
                 }
+            }
+            Predictor::Classes(fitted) => {
+                let x = data.design()?;
+                let values: Vec<f64> = fitted.predict(x.as_ref())?.into_iter().map(|k| k as f64).collect();
+                let right = |y: &Vec<f64>| values.iter().zip(y).filter(|(a, b)| a == b).count() as f64;
+                let score = first.map(|y| right(y) / rows as f64);
+                let p = fitted.predict_proba(x.as_ref())?;
+                let all = Probabilities::Several((0..rows).map(|i| p.row(i).to_vec()).collect());
+                Report { probabilities: Some(all), ..of_one(values, score) }
+            }
+            Predictor::Cox(fitted) => {
+                let x = data.design()?;
+                let score = match truth.as_deref() {
+                    Some([time, events]) => {
+                        let events: Vec<bool> = events.iter().map(|e| *e > 0.0).collect();
+                        fitted.score(x.as_ref(), time, &events)?
+                    }
+                    _ => None,
+                };
+                let name = format!("log hazard of {}", self.targets.join(","));
+                Report { target: name, ..of_one(fitted.predict(x.as_ref())?, score) }
             }
             Predictor::Stack(fitted) => {
                 let values = fitted.predict(&table::matrix(&data.x))?;
@@ -265,24 +305,35 @@ impl Saved {
     }
 }
 
-fn csv(report: &Report, targets: &[String]) -> String {
+fn csv(report: &Report, saved: &Saved) -> String {
     let quoted = |cell: &str| match cell.contains([',', '"', '\n']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),
         false => cell.to_owned(),
     };
-    let mut text = targets.iter().map(|t| quoted(t)).collect::<Vec<_>>().join(",");
-    text += if report.probabilities.is_some() { ",probability\n" } else { "\n" };
+    let numbers = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>();
+    let mut header = match &report.predictions {
+        Predictions::One(_) => vec![quoted(&report.target)],
+        Predictions::Several(_) => saved.targets.iter().map(|t| quoted(t)).collect(),
+    };
+    match &report.probabilities {
+        None => {}
+        Some(Probabilities::One(_)) => header.push("probability".into()),
+        Some(Probabilities::Several(_)) => {
+            header.extend(saved.classes.iter().map(|class| quoted(&format!("probability of {class}"))));
+        }
+    }
+    let mut text = header.join(",") + "\n";
     for row in 0..report.rows {
-        match &report.predictions {
-            Predictions::One(cells) => text += &quoted(&cells[row]),
-            Predictions::Several(rows) => {
-                text += &rows[row].iter().map(f64::to_string).collect::<Vec<_>>().join(",");
-            }
+        let mut cells = match &report.predictions {
+            Predictions::One(cells) => vec![quoted(&cells[row])],
+            Predictions::Several(rows) => numbers(&rows[row]),
+        };
+        match &report.probabilities {
+            None => {}
+            Some(Probabilities::One(p)) => cells.push(p[row].to_string()),
+            Some(Probabilities::Several(p)) => cells.extend(numbers(&p[row])),
         }
-        if let Some(p) = &report.probabilities {
-            text += &format!(",{}", p[row]);
-        }
-        text.push('\n');
+        text += &(cells.join(",") + "\n");
     }
     text
 }

@@ -315,6 +315,19 @@ impl Target {
         Ok((names, y))
     }
 
+    /// The cells as yes (1, true) or no (0, false).
+    ///
+    /// # Errors
+    /// One line that names the first row that is neither.
+    pub fn truths(&self) -> Result<Vec<bool>> {
+        let truth = |(row, cell): (usize, String)| match cell.to_lowercase().as_str() {
+            "1" | "1.0" | "true" => Ok(true),
+            "0" | "0.0" | "false" => Ok(false),
+            _ => bail!("{}, row {}: {cell:?} is neither 1 nor 0", self.place, row + 1),
+        };
+        self.labels().into_iter().enumerate().map(truth).collect()
+    }
+
     /// The cells as text.
     pub fn labels(&self) -> Vec<String> {
         match &self.cells {

@@ -2,13 +2,13 @@
 
 use crate::{Folder, coefficient, csv, json, number, numbers, refused};
 
-fn soft(value: f64, by: f64) -> f64 {
+pub(crate) fn soft(value: f64, by: f64) -> f64 {
     value.signum() * (value.abs() - by).max(0.0)
 }
 
 /// Eight rows of seven orthogonal columns of zero mean and unit mean square (Walsh functions), then targets with mean 3
 /// whose products with the columns, divided by 8, are `c`.
-fn orthogonal(c: &[[f64; 7]]) -> Vec<Vec<f64>> {
+pub(crate) fn orthogonal(c: &[[f64; 7]]) -> Vec<Vec<f64>> {
     let sign = |i: usize, j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
     let row = |i: usize| {
         let x: Vec<f64> = (1..8).map(|j| sign(i, j)).collect();
@@ -19,9 +19,9 @@ fn orthogonal(c: &[[f64; 7]]) -> Vec<Vec<f64>> {
     (0..8).map(row).collect()
 }
 
-const C: [f64; 7] = [2.0, -1.5, 0.1, 0.8, -0.4, 0.3, 1.1];
+pub(crate) const C: [f64; 7] = [2.0, -1.5, 0.1, 0.8, -0.4, 0.3, 1.1];
 
-const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
+pub(crate) const NAMES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
 #[test]
 fn orthogonal_designs_have_closed_forms() {

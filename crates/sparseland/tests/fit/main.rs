@@ -2,6 +2,7 @@
 
 mod closed_forms;
 mod formats;
+mod losses;
 mod systems;
 
 use std::path::{Path, PathBuf};

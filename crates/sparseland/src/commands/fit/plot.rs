@@ -1,16 +1,7 @@
 //! Figures of a path: coefficients, and the losses of cross-validation below them.
 
+use sparseland_estimate::cv::Validated;
 use sparseland_eval::plot::{Plot, stacked};
-
-/// What cross-validation measured along a path.
-pub(super) struct Losses {
-    pub(super) mean: Vec<f64>,
-    pub(super) standard_error: Vec<f64>,
-    /// The fit of least mean loss.
-    pub(super) best: usize,
-    /// The sparsest one within a standard error of it.
-    pub(super) one_standard_error: usize,
-}
 
 /// The most coefficients that are drawn: the largest.
 const MOST: usize = 12;
@@ -20,7 +11,7 @@ pub(super) fn figure(
     alphas: &[f64],
     dense: &[Vec<f64>],
     names: &[String],
-    losses: Option<&Losses>,
+    losses: Option<&Validated>,
 ) -> String {
     let size = |j: usize| dense.iter().map(|c| c[j].abs()).fold(0.0, f64::max);
     let mut order: Vec<usize> = (0..names.len()).filter(|&j| size(j) > 0.0).collect();

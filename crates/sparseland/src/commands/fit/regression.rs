@@ -3,13 +3,12 @@
 use anyhow::Result;
 use serde::Serialize;
 use sparseland_core::{Context, Event};
-use sparseland_estimate::cv::cross_validate;
+use sparseland_estimate::cv::{Validated, cross_validate};
 use sparseland_estimate::path::Criterion;
 use sparseland_eval::table::{Column, Table};
 
 use super::models::{Kind, Single};
-use super::plot::{self, Losses};
-use super::{Common, Select};
+use super::{Common, Select, plot, stability};
 use crate::commands::predict::{Predictor, Saved};
 
 #[derive(Serialize)]
@@ -51,6 +50,10 @@ pub(super) fn run(model: &Single, context: &Context) -> Result<()> {
     let x = data.design()?;
     let rows = y.len();
     context.report(Event::Line(&format!("{rows} rows, {} features, target {target}", names.len())));
+    if let Some(threshold) = common.stability {
+        let rows = (x.as_ref(), &y[..], weight.as_deref());
+        return stability::run(name, common, threshold, estimator.as_ref(), rows, &names, context);
+    }
     let options = common.path_options();
     let folds = common.folds(rows, context)?;
     let (path, chosen, losses) = if let Some(folds) = &folds {
@@ -58,7 +61,7 @@ pub(super) fn run(model: &Single, context: &Context) -> Result<()> {
         let found =
             cross_validate(estimator.as_ref(), x.as_ref(), &y, weight.as_deref(), folds, &options, &pool)?;
         let chosen = if common.select == Select::Min { found.best } else { found.one_standard_error };
-        let losses = Losses {
+        let losses = Validated {
             mean: found.mean,
             standard_error: found.standard_error,
             best: found.best,
