@@ -36,6 +36,9 @@ impl Parquet {
         let reader = SerializedFileReader::new(file).map_err(damaged)?;
         let fields = reader.metadata().file_metadata().schema().get_fields().to_vec();
         let header: Vec<String> = fields.iter().map(|f| f.name().to_owned()).collect();
+        if header.is_empty() {
+            return Err(wrong(path, "", "no columns"));
+        }
         // The first value that is there decides the type of its column.
         let mut columns: Vec<Column> = header.iter().map(|_| Column::Numbers(vec![])).collect();
         let mut rows = 0;

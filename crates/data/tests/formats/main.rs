@@ -4,6 +4,8 @@ mod checkpoints;
 mod compressed_tensors;
 mod hostile;
 mod models;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod real_data;
 mod roundtrip;
 mod tables;
