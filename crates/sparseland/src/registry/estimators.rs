@@ -155,4 +155,40 @@ pub const METHODS: &[Method] = &[
             INTERCEPT,
         ],
     ),
+    fitted(
+        "sqrt-lasso",
+        "Square-root lasso: pivotal recovery of sparse signals via conic programming",
+        2011,
+        None,
+        "prediction alone, where cross-validation of lasso chooses better; targets that are nearly explained",
+        parameters![POSITIVE, STANDARDIZE],
+    ),
+    fitted(
+        "slope",
+        "SLOPE: adaptive variable selection via convex optimization",
+        2015,
+        None,
+        "what lasso does as well: it is ten to a hundred times faster",
+        parameters![
+            real("q", 1.0, "0.1", "paper", "share of false discoveries the penalty aims at"),
+            STANDARDIZE
+        ],
+    ),
+    fitted(
+        "multinomial",
+        "Regularization Paths for Generalized Linear Models via Coordinate Descent: several classes (scikit-learn: \
+         LogisticRegression)",
+        2010,
+        None,
+        "two classes, for which logistic has half the coefficients; hundreds of classes",
+        parameters![STANDARDIZE],
+    ),
+    fitted(
+        "cox",
+        "Regularization Paths for Cox's Proportional Hazards Model via Coordinate Descent",
+        2011,
+        None,
+        "hazards that cross; left truncation or features that change over time",
+        &[L1_RATIO, STANDARDIZE, CV, ALPHAS, TOL, MAX_ITER],
+    ),
 ];
