@@ -387,6 +387,18 @@ pub enum DataError {
         limit: u64,
     },
 
+    // Tables.
+    /// A table of numbers that cannot be read.
+    #[error("{}{}{place}: {problem}", path.display(), if place.is_empty() { "" } else { ", " })]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// Line and column, or array and index; empty for the whole file.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+
     // Names of models.
     /// The argument is neither a directory nor a model name.
     #[error("{}: {reason}", Shown(name))]

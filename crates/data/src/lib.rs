@@ -1,13 +1,14 @@
-//! File formats in and out: safetensors checkpoints in Hugging Face layout, texts.
+//! File formats in and out: safetensors checkpoints in Hugging Face layout, texts, tables.
 //!
 //! - [`TensorFile`]: one safetensors file, checked when opened and read by position.
 //! - [`Checkpoint`]: a model directory (`config.json`, one weight file or shards, tokenizer and other side files).
 //! - [`TensorSource`]: how both are read.
 //! - [`TensorWriter`], [`CheckpointWriter`]: writing either, streamed, whole or not at all.
 //! - [`read_documents`]: texts from `.txt` and `.jsonl`, also `.gz` and `.zst`.
+//! - [`tables`]: tables of numbers from CSV, NumPy, LIBSVM, Matrix Market and Parquet.
 //! - [`resolve_model`]: a directory or a name such as `Qwen/Qwen3-0.6B` to a directory on this machine.
 //!
-//! The feature `hub` (off by default) adds `download_model`.
+//! The feature `hub` (off by default) adds `download_model`, `parquet` (off by default) tables in that format.
 //!
 //! Nothing here prints, reads environment variables or starts threads.
 #![deny(missing_docs)]
@@ -24,6 +25,7 @@ mod header;
 mod hub;
 mod safetensors;
 mod source;
+pub mod tables;
 mod text;
 mod writer;
 

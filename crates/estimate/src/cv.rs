@@ -187,30 +187,78 @@ pub fn cross_validate(
     };
     let done: Result<Vec<_>, EstimateError> =
         pool.install(|| (0..folds.count).into_par_iter().map(one).collect());
-    let done = done?;
+    let mut done = done?;
+    // A fold of fewer rows may not reach the largest subsets: its last one then stands for them.
+    for (losses, _) in &mut done {
+        let last = losses.last().copied().unwrap_or(0.0);
+        losses.resize(path.fits.len(), last);
+    }
+    let Validated { mean, standard_error, best, one_standard_error } = summary(&done, path.fits.len());
+    let by_fold = done.into_iter().map(|d| d.0).collect();
+    Ok(CrossValidated { path, mean, standard_error, by_fold, best, one_standard_error })
+}
+
+/// Losses over the folds, and the fits that they choose.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Validated {
+    /// Mean loss of left-out rows, for every fit.
+    pub mean: Vec<f64>,
+    /// Standard error of that mean over the folds.
+    pub standard_error: Vec<f64>,
+    /// The fit of least mean loss.
+    pub best: usize,
+    /// The sparsest fit (largest strength) whose loss is within one standard error of the least.
+    pub one_standard_error: usize,
+}
+
+/// From the losses of every fold, one per fit, and the fold's weight.
+fn summary(done: &[(Vec<f64>, f64)], fits: usize) -> Validated {
     let weight: f64 = done.iter().map(|d| d.1).sum();
     let (mut mean, mut standard_error) = (Vec::new(), Vec::new());
-    for i in 0..path.fits.len() {
+    for i in 0..fits {
         let average = done.iter().map(|(l, w)| l[i] * w).sum::<f64>() / weight;
         let spread = done.iter().map(|(l, w)| w * (l[i] - average) * (l[i] - average)).sum::<f64>() / weight;
         mean.push(average);
-        standard_error.push((spread / (folds.count as f64 - 1.0)).sqrt());
+        standard_error.push((spread / (done.len() as f64 - 1.0)).sqrt());
     }
     let best = (0..mean.len()).min_by(|&a, &b| mean[a].total_cmp(&mean[b])).unwrap_or(0);
     let limit = mean[best] + standard_error[best];
     let one_standard_error = (0..=best).find(|&i| mean[i] <= limit).unwrap_or(best);
-    let by_fold = done.into_iter().map(|d| d.0).collect();
-    Ok(CrossValidated { path, mean, standard_error, by_fold, best, one_standard_error })
+    Validated { mean, standard_error, best, one_standard_error }
+}
+
+/// Losses of left-out rows along a path, for estimators that are no [`PathEstimator`]: several targets, classes, times.
+///
+/// `losses` fits without some rows at the strengths of the path (first the rows to fit, then those left out, both
+/// rising) and gives the mean loss of the rows left out, one per fit. Folds run in parallel on `pool`; the result does
+/// not depend on its number of threads.
+///
+/// # Errors
+/// Those of `losses`; of the first fold at fault.
+pub fn validate<E: Send>(
+    folds: &Folds,
+    pool: &rayon::ThreadPool,
+    losses: impl Fn(&[u32], &[u32]) -> Result<Vec<f64>, E> + Sync,
+) -> Result<Validated, E> {
+    let one = |fold: usize| -> Result<(Vec<f64>, f64), E> {
+        let rows = 0..folds.of_row.len() as u32;
+        let (test, train): (Vec<u32>, Vec<u32>) = rows.partition(|&i| folds.of_row[i as usize] == fold);
+        Ok((losses(&train, &test)?, test.len() as f64))
+    };
+    let done: Result<Vec<_>, E> = pool.install(|| (0..folds.count).into_par_iter().map(one).collect());
+    let done = done?;
+    Ok(summary(&done, done.iter().map(|d| d.0.len()).min().unwrap_or(0)))
 }
 
 #[cfg(test)]
 mod tests {
     use rand::Rng;
     use rand_distr::StandardNormal;
+    use sparseland_linalg::Mat;
     use sparseland_optim::design::Dense;
 
     use super::*;
-    use crate::estimators::{Lasso, McpRegression, SparseLogisticRegression};
+    use crate::estimators::{FittedTasks, Lasso, McpRegression, MultiTaskLasso, SparseLogisticRegression};
 
     fn pool(threads: usize) -> rayon::ThreadPool {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
@@ -288,6 +336,65 @@ mod tests {
         // Without features the loss is about log 2; with them it is better.
         assert!((found.mean[0] - std::f64::consts::LN_2).abs() < 0.1);
         assert!(found.mean[found.best] < 0.8 * found.mean[0]);
+    }
+
+    #[test]
+    fn one_task_is_the_lasso_and_two_equal_ones_lose_twice_as_much() {
+        let (x, y, _) = data();
+        let folds = Folds::shuffled(60, 4, 3).unwrap();
+        let options =
+            PathOptions { n_alphas: 8, eps: Some(0.1), early_stop: false, ..PathOptions::default() };
+        let lasso =
+            cross_validate(&Lasso::new(0.0).tol(1e-12), &x, &y, None, &folds, &options, &pool(1)).unwrap();
+        let tasks = |y: &Mat<f64>, alphas: &[f64], threads| {
+            let estimator = MultiTaskLasso::new(0.0).tol(1e-12);
+            let options = PathOptions { alphas: Some(alphas.to_vec()), ..PathOptions::default() };
+            let losses = |train: &[u32], test: &[u32]| {
+                let pick = |rows: &[u32]| Mat::from_fn(rows.len(), y.cols, |i, t| y.at(rows[i] as usize, t));
+                let part = |rows| x.select(Some(rows), None, None);
+                let truth = pick(test);
+                let loss = |fit: &FittedTasks| {
+                    let predicted = fit.predict(part(test).as_ref()).unwrap();
+                    let squares = predicted.data.iter().zip(&truth.data).map(|(m, y)| (y - m) * (y - m));
+                    squares.sum::<f64>() / (2.0 * test.len() as f64)
+                };
+                let fits = estimator.path(part(train).as_ref(), &pick(train), &options)?;
+                Ok::<_, EstimateError>(fits.iter().map(loss).collect())
+            };
+            validate(&folds, &pool(threads), losses).unwrap()
+        };
+        let near = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-7 * b.abs());
+        let alphas = lasso.path.alphas();
+        let one = tasks(&Mat::from_fn(60, 1, |i, _| y[i]), &alphas, 1);
+        assert_eq!(one.mean.len(), 8);
+        assert!(near(&one.mean, &lasso.mean) && near(&one.standard_error, &lasso.standard_error));
+        assert_eq!((one.best, one.one_standard_error), (lasso.best, lasso.one_standard_error));
+        // Rows of two equal coefficients have root two times the norm: the same fits at root two times the strength.
+        let alphas: Vec<f64> = alphas.iter().map(|a| a * 2f64.sqrt()).collect();
+        let both = Mat::from_fn(60, 2, |i, _| y[i]);
+        let two = tasks(&both, &alphas, 1);
+        let doubled: Vec<f64> = one.mean.iter().map(|v| 2.0 * v).collect();
+        assert!(near(&two.mean, &doubled));
+        assert_eq!(two, tasks(&both, &alphas, 2));
+    }
+
+    #[test]
+    fn folds_that_reach_fewer_subsets_repeat_their_last() {
+        use crate::subset::BestSubset;
+        // Four columns, one of which is constant but for the first row: a fold without that row cannot use it.
+        let column = |f: fn(f64) -> f64| (0..12).map(|i| f(f64::from(i))).collect::<Vec<_>>();
+        let square = column(|i| (i - 5.5).powi(2));
+        let spike = column(|i| f64::from(u8::from(i == 0.0)));
+        let wave = column(|i| (2.1 * i).sin());
+        let y: Vec<f64> = (0..12).map(|i| square[i] + wave[i] + 0.1 * ((i * i) as f64).cos()).collect();
+        let x = Dense::from_columns(12, 4, [column(|i| i), square, spike, wave].concat()).unwrap();
+        let folds = Folds::given((0..12).map(|i| i % 3).collect()).unwrap();
+        let estimator = BestSubset::new().max_size(4);
+        let found =
+            cross_validate(&estimator, &x, &y, None, &folds, &PathOptions::default(), &pool(1)).unwrap();
+        assert_eq!(found.path.fits.len(), 5);
+        assert!(found.by_fold.iter().all(|losses| losses.len() == 5));
+        assert_eq!(found.by_fold[0][4], found.by_fold[0][3]);
     }
 
     #[test]

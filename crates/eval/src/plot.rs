@@ -129,7 +129,7 @@ impl Plot {
         };
         let x_axis = Axis::new(&shown(|point| point.0), self.log_x, LEFT, WIDTH - RIGHT);
         let y_axis = Axis::new(&shown(|point| point.1), self.log_y, HEIGHT - BOTTOM, TOP);
-        let height = HEIGHT + LEGEND_LINE * self.series.len() as f64;
+        let height = self.height();
         let mut svg = String::new();
         // Writing to a String cannot fail, so the results are dropped.
         let _ = writeln!(
@@ -149,6 +149,11 @@ impl Plot {
         }
         svg.push_str("</svg>\n");
         svg
+    }
+
+    /// Height of the picture with its legend.
+    fn height(&self) -> f64 {
+        HEIGHT + LEGEND_LINE * self.series.len() as f64
     }
 
     fn draw_axes(&self, svg: &mut String, x_axis: &Axis, y_axis: &Axis) {
@@ -210,6 +215,24 @@ impl Plot {
         };
         text(svg, LEFT + 50.0, y + 4.0, "start", "", &name);
     }
+}
+
+/// Plots one below the other in one SVG document.
+pub fn stacked(plots: &[Plot]) -> String {
+    let height: f64 = plots.iter().map(Plot::height).sum();
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
+         viewBox=\"0 0 {WIDTH} {height}\">\n"
+    );
+    let mut top = 0.0;
+    for plot in plots {
+        let _ = writeln!(svg, "<g transform=\"translate(0 {top})\">");
+        svg.push_str(&plot.to_svg());
+        svg.push_str("</g>\n");
+        top += plot.height();
+    }
+    svg.push_str("</svg>\n");
+    svg
 }
 
 /// A map from values to places on the page.

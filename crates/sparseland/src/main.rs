@@ -32,6 +32,7 @@ Examples:
   sparseland train heal small/ --text my.txt --out healed/
   sparseland train lm recipe.toml --out model/
   sparseland fit lasso table.csv --target y --cv 5
+  sparseland fit colide table.npy --dot graph.dot
   sparseland screen wide.npy --target 0 --top 50";
 
 /// Sparse and low-rank structure in machine learning, for real: in the file, in memory and in the
@@ -113,7 +114,7 @@ fn run(cli: Cli, renderer: &Arc<progress::Stderr>) -> Result<()> {
         Command::Import(command) => command.run(&context),
         Command::Train(command) => command.run(&context),
         Command::Fit(command) => command.run(&context),
-        Command::Predict(command) => command.run(),
+        Command::Predict(command) => command.run(&context),
         Command::Screen(command) => command.run(&context),
         Command::Bench(command) => command.run(&context),
         Command::Methods(command) => command.run(),

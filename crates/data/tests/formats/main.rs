@@ -4,8 +4,11 @@ mod checkpoints;
 mod compressed_tensors;
 mod hostile;
 mod models;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod real_data;
 mod roundtrip;
+mod tables;
 mod texts;
 
 use std::path::Path;

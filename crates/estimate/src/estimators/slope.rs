@@ -353,7 +353,11 @@ impl<'a> Problem<'a> {
                     |a: &[f64], b: &[f64]| -> f64 { a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum() };
                 // The loss is a quadratic: its curvature along the step is known without cancellation.
                 let bend = square(&new_product, &ahead_product) / self.normaliser;
-                if bend <= self.curvature * square(&new, &ahead) * (1.0 + 1e-9) {
+                // Steps at rounding level show the rounding of the products, which no curvature would explain.
+                let sizes =
+                    vector::dot(&new_product, &new_product) + vector::dot(&ahead_product, &ahead_product);
+                let rounding = (64.0 * f64::EPSILON).powi(2) * sizes / self.normaliser;
+                if bend <= self.curvature * square(&new, &ahead) * (1.0 + 1e-9) + rounding {
                     break (new, new_product);
                 }
                 self.curvature *= STEEPER;

@@ -53,6 +53,9 @@ pub enum HighDimensionalError {
         /// What is wrong, where, and what to try.
         problem: String,
     },
+    /// A file that cannot be read.
+    #[error(transparent)]
+    Data(#[from] sparseland_data::DataError),
     /// A solver left the finite numbers.
     #[error("{operation} diverged after {iterations} iterations; check the scale of the columns")]
     Diverged {

@@ -31,9 +31,16 @@ pub struct Redundancy {
     /// Root mean squared error of every model.
     pub rmse: Vec<f64>,
     /// Condition number of the correlation matrix of all models that vary; infinite if they are dependent.
+    #[serde(deserialize_with = "null_is_infinite")]
     pub condition_before: f64,
     /// The same of the kept ones; 1 for one model.
+    #[serde(deserialize_with = "null_is_infinite")]
     pub condition_after: f64,
+}
+
+/// JSON writes an infinity as null.
+fn null_is_infinite<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
 }
 
 /// Condition number of the correlations of some columns.

@@ -223,3 +223,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn stacked_plots_stand_below_each_other_unchanged() {
+    let first = Plot::new("first", "x", "y").series("a", [(1.0, 2.0), (3.0, 4.0)]).series("b", [(1.0, 1.0)]);
+    let second = Plot::new("second", "x", "y").series("c", [(1.0, 2.0)]);
+    let svg = stacked(&[first.clone(), second.clone()]);
+    assert!(svg.contains(&first.to_svg()) && svg.contains(&second.to_svg()));
+    let (one, two) = (HEIGHT + 2.0 * LEGEND_LINE, HEIGHT + LEGEND_LINE);
+    assert!(svg.starts_with("<svg") && svg.contains(&format!("height=\"{}\"", one + two)));
+    assert!(svg.contains(&format!("translate(0 {one})")));
+}

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use sparseland_core::ParameterKind;
+use sparseland_core::{ParameterKind, When};
 use sparseland_eval::table::{Column, Table};
 
 use crate::registry;
@@ -55,7 +55,12 @@ impl Methods {
                     ParameterKind::File => "a file".to_owned(),
                 };
                 let default = if p.default.is_empty() { "none" } else { p.default };
-                text += &format!("  --set {}=... ({range}; default {default}, {})\n", p.name, p.source);
+                let flag = if m.card.when == When::Fit { "--" } else { "--set " };
+                text += &format!(
+                    "  {flag}{}=... ({range}; default {default}, {})
+",
+                    p.name, p.source
+                );
                 text += &format!("      {}\n", p.help);
             }
         }

@@ -1,27 +1,33 @@
 //! `sparseland screen`: which columns of a wide table tell about one of them.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sparseland_core::{Context, Event};
+use sparseland_data::tables::{Format, Numbers};
+use sparseland_estimate::high_dimensional::HighDimensionalError;
 use sparseland_estimate::high_dimensional::screen::{
     ColumnSource, Csv, Measure, Missing, Npy, Screen as Run, linfoot,
 };
 use sparseland_eval::table::{Column, Table};
 
+use super::table::{self, Target};
+
 /// Ranks the columns of a table by what they tell about a target.
 ///
-/// The table stays on disk: columns are read in blocks of 16 MiB, so that it may be larger than memory.
+/// CSV and .npy stay on disk: columns are read in blocks of 16 MiB, so that they may be larger than memory.
 #[derive(Args)]
 pub struct Screen {
-    /// The table: CSV with a header (plain, or gzip of what fits in memory), or a two-dimensional .npy of f32 or f64.
+    /// The table, in any format of `fit`. CSV (not gzip) and .npy stay on disk, others must fit in memory.
     data: PathBuf,
-    /// The column to tell about: its name, or its number from 0.
-    #[arg(long, value_name = "COLUMN")]
-    target: String,
+    /// The column to tell about (its name, or its number from 0), or a file that holds the target; else the target that
+    /// the file keeps apart (y, labels).
+    #[arg(long, value_name = "COLUMN|FILE")]
+    target: Option<String>,
     /// How dependence is measured.
     #[arg(long, value_enum, default_value = "mi-kde")]
     method: Method,
@@ -79,26 +85,46 @@ impl Screen {
     /// Runs the command.
     pub fn run(self, context: &Context) -> Result<()> {
         let began = Instant::now();
-        let mut source: Box<dyn ColumnSource> = match self.data.extension().is_some_and(|e| e == "npy") {
-            true => Box::new(Npy::open(&self.data)?),
-            false => Box::new(Csv::open(&self.data)?),
+        let mut apart = None;
+        let mut first = 0;
+        let mut source: Box<dyn ColumnSource> = match Format::of(&self.data)? {
+            Format::Npy if self.data.extension().is_none_or(|e| e != "gz") => {
+                Box::new(Npy::open(&self.data)?)
+            }
+            Format::Csv => Box::new(Csv::open(&self.data)?),
+            _ => {
+                let table = table::open(&self.data, context)?;
+                (apart, first) = (table::apart(&table)?, table.name(0).parse().unwrap_or(0));
+                let names = table.names().map(<[String]>::to_vec);
+                Box::new(Held { names, columns: table.into_numbers()? })
+            }
         };
         let (rows, cols) = (source.rows(), source.cols());
+        ensure!(rows > 0 && cols > 0, "{} is {rows} x {cols}: there is nothing to read", self.data.display());
         let names = source.names().map(<[String]>::to_vec);
-        let named = names.as_ref().and_then(|n| n.iter().position(|n| *n == self.target));
-        let target = match named.or_else(|| self.target.parse().ok().filter(|j| *j < cols)) {
-            Some(target) => target,
-            None => bail!(
-                "{} has no column {:?}; give a name of its header, or a number from 0 to {}",
+        let name = |j: usize| names.as_ref().map_or_else(|| (j + first).to_string(), |n| n[j].clone());
+        let column = self.target.as_ref().and_then(|target| {
+            let named = names.as_ref().and_then(|n| n.iter().position(|n| n == target));
+            let number = || target.parse::<usize>().ok()?.checked_sub(first).filter(|j| *j < cols);
+            named.or_else(number)
+        });
+        let (y, target_name) = match (column, &self.target) {
+            (Some(column), _) => {
+                let mut y = vec![0.0; rows];
+                source.read(column..column + 1, &mut y)?;
+                (y, name(column))
+            }
+            (None, Some(file)) if Path::new(file).is_file() => one(table::target_file(Path::new(file))?)?,
+            (None, None) if apart.is_some() => one(apart.unwrap_or_default())?,
+            (None, target) => bail!(
+                "{} has no column {:?}; give a name of its header, a number from {first} to {}, or a file",
                 self.data.display(),
-                self.target,
-                cols - 1
+                target.as_deref().unwrap_or_default(),
+                (cols + first).saturating_sub(1)
             ),
         };
-        let name = |j: usize| names.as_ref().map_or_else(|| j.to_string(), |n| n[j].clone());
-        let mut y = vec![0.0; rows];
-        source.read(target..target + 1, &mut y)?;
-        context.report(Event::Line(&format!("{rows} rows, {cols} columns, target {}", name(target))));
+        ensure!(y.len() == rows, "{} values of the target for {rows} rows", y.len());
+        context.report(Event::Line(&format!("{rows} rows, {cols} columns, target {target_name}")));
         let screen = Run {
             measure: match self.method {
                 Method::MiKde => Measure::KDE,
@@ -111,9 +137,10 @@ impl Screen {
         };
         let scores = screen
             .scores(source.as_mut(), &y, context)
-            .with_context(|| format!("{} against {:?}", self.data.display(), name(target)))?;
+            .with_context(|| format!("{} against {target_name:?}", self.data.display()))?;
         // The target knows itself best.
-        let top = scores.top(self.top.saturating_add(1)).into_iter().filter(|j| *j != target).take(self.top);
+        let top = scores.top(self.top.saturating_add(1)).into_iter();
+        let top = top.filter(|j| Some(*j) != column).take(self.top);
         let information = self.method != Method::Pearson;
         let found = |j: usize| {
             let score = scores.values[j];
@@ -122,11 +149,11 @@ impl Screen {
         };
         let report = Report {
             data: self.data.display().to_string(),
-            target: name(target),
+            target: target_name,
             method: self.method.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned()),
             rows,
-            columns: cols - 1,
-            screened: scores.screened - usize::from(scores.screened > target),
+            columns: cols - usize::from(column.is_some()),
+            screened: scores.screened - usize::from(column.is_some_and(|j| scores.screened > j)),
             constant: scores.constant,
             too_few_rows: scores.too_few,
             seconds: began.elapsed().as_secs_f64(),
@@ -140,6 +167,37 @@ impl Screen {
         }
         if self.json { super::print_json(&report) } else { super::print_text(&to_text(&report, information)) }
     }
+}
+
+/// A table in memory.
+struct Held {
+    names: Option<Vec<String>>,
+    columns: Numbers,
+}
+
+impl ColumnSource for Held {
+    fn rows(&self) -> usize {
+        self.columns.rows()
+    }
+    fn cols(&self) -> usize {
+        self.columns.cols()
+    }
+    fn names(&self) -> Option<&[String]> {
+        self.names.as_deref()
+    }
+    fn read(&mut self, columns: Range<usize>, out: &mut [f64]) -> Result<(), HighDimensionalError> {
+        for (j, out) in columns.zip(out.chunks_exact_mut(self.columns.rows())) {
+            out.copy_from_slice(&self.columns.column(j));
+        }
+        Ok(())
+    }
+}
+
+/// The only target of a file, and its name.
+fn one(mut targets: Vec<Target>) -> Result<(Vec<f64>, String)> {
+    ensure!(targets.len() == 1, "{} targets; screening takes one", targets.len());
+    let target = targets.remove(0);
+    Ok((target.numbers()?, target.name))
 }
 
 fn to_text(report: &Report, information: bool) -> String {

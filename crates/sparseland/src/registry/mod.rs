@@ -2,13 +2,14 @@
 
 mod compress;
 mod estimate;
+mod estimators;
 mod train;
 
 use sparseland_core::Method;
 
 /// All methods, in the order of the README.
 pub fn methods() -> impl Iterator<Item = &'static Method> {
-    [compress::METHODS, train::METHODS, estimate::METHODS].into_iter().flatten()
+    [compress::METHODS, train::METHODS, estimators::METHODS, estimate::METHODS].into_iter().flatten()
 }
 
 /// The method of a slug.

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
+use sparseland_data::tables::NpyHeader;
+
 use super::ColumnSource;
 use crate::high_dimensional::HighDimensionalError;
 
@@ -16,7 +18,7 @@ fn problem(path: &str, problem: impl ToString) -> HighDimensionalError {
     HighDimensionalError::File { path: path.to_owned(), problem: problem.to_string() }
 }
 
-/// A two-dimensional `.npy` file of little-endian f32 or f64, row-major or column-major (`fortran_order`).
+/// A two-dimensional `.npy` file of numbers, row-major or column-major (`fortran_order`).
 ///
 /// Column-major files are read in one run; of row-major ones, a piece of every row.
 #[derive(Debug)]
@@ -25,10 +27,10 @@ pub struct Npy {
     file: File,
     rows: usize,
     cols: usize,
-    begin: u64,
     bytes: usize,
-    fortran: bool,
+    header: NpyHeader,
     buffer: Vec<u8>,
+    values: Vec<f64>,
 }
 
 impl Npy {
@@ -40,51 +42,15 @@ impl Npy {
         let name = path.display().to_string();
         let wrong = |text: String| problem(&name, text);
         let mut file = File::open(path).map_err(|e| problem(&name, e))?;
-        let mut start = [0; 8];
-        file.read_exact(&mut start).map_err(|_| wrong("is shorter than a .npy header".into()))?;
-        if &start[..6] != b"\x93NUMPY" {
-            return Err(wrong("is no .npy file; save it with numpy.save, or give a CSV table".into()));
-        }
-        let width = if start[6] == 1 { 2 } else { 4 };
-        let mut length = [0; 4];
-        file.read_exact(&mut length[..width]).map_err(|_| wrong("ends within its header".into()))?;
-        let length = u32::from_le_bytes(length) as usize;
-        let begin = (8 + width + length) as u64;
-        let size = file.metadata().map_err(|e| problem(&name, e))?.len();
-        if begin > size {
-            return Err(wrong("ends within its header".into()));
-        }
-        let mut header = vec![0; length];
-        file.read_exact(&mut header).map_err(|e| problem(&name, e))?;
-        let header = String::from_utf8_lossy(&header).into_owned();
-        let value = |key: &str| {
-            let after = header.split_once(&format!("'{key}':"))?.1.trim_start();
-            Some(if after.starts_with('(') {
-                after.split_inclusive(')').next()?
-            } else {
-                after.split(',').next()?
-            })
-        };
-        let bytes = match value("descr").map(|d| d.trim().trim_matches('\'')) {
-            Some("<f4") => 4,
-            Some("<f8") => 8,
-            other => {
-                let other = other.unwrap_or("nothing");
-                return Err(wrong(format!("holds {other:?}; convert it with .astype('<f4') or '<f8'")));
-            }
-        };
-        let fortran = value("fortran_order").is_some_and(|v| v.trim() == "True");
-        let shape: Vec<usize> = value("shape")
-            .map(|s| s.trim_matches(['(', ')']).split(',').filter_map(|d| d.trim().parse().ok()).collect())
-            .unwrap_or_default();
-        let &[rows, cols] = shape.as_slice() else {
+        let header = NpyHeader::read(&mut file, path).map_err(HighDimensionalError::Data)?;
+        let bytes = header.item_bytes().map_err(wrong)?;
+        let &[rows, cols] = header.shape.as_slice() else {
+            let shape = &header.shape;
             return Err(wrong(format!("has shape {shape:?}; a table has two dimensions, rows and columns")));
         };
-        let expected = rows
-            .checked_mul(cols)
-            .and_then(|n| n.checked_mul(bytes))
-            .and_then(|n| (n as u64).checked_add(begin));
-        if expected != Some(size) {
+        let size = file.metadata().map_err(|e| problem(&name, e))?.len();
+        let expected = header.entries().and_then(|n| n.checked_mul(bytes));
+        if expected.and_then(|n| (n as u64).checked_add(header.begin)) != Some(size) {
             return Err(wrong(format!(
                 "has {size} bytes, which do not fit {rows} x {cols} values of {bytes} bytes"
             )));
@@ -92,23 +58,18 @@ impl Npy {
         if rows == 0 || cols == 0 {
             return Err(wrong(format!("is {rows} x {cols}: there is nothing to read")));
         }
-        Ok(Self { path: name, file, rows, cols, begin, bytes, fortran, buffer: vec![] })
+        Ok(Self { path: name, file, rows, cols, bytes, header, buffer: vec![], values: vec![] })
     }
 
     fn fetch(&mut self, first: usize, count: usize) -> Result<(), HighDimensionalError> {
         self.buffer.resize(count * self.bytes, 0);
-        let at = self.begin + (first as u64) * self.bytes as u64;
+        let at = self.header.begin + (first as u64) * self.bytes as u64;
         let read = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(&mut self.buffer));
-        read.map_err(|e| problem(&self.path, e))
+        read.map_err(|e| problem(&self.path, e))?;
+        self.values.clear();
+        self.header.decode(&mut self.buffer, &mut self.values);
+        Ok(())
     }
-}
-
-/// Little-endian floats of 4 or 8 bytes.
-fn decode(bytes: &[u8], width: usize) -> impl Iterator<Item = f64> + '_ {
-    bytes.chunks_exact(width).map(move |b| match width {
-        4 => f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-        _ => f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-    })
 }
 
 impl ColumnSource for Npy {
@@ -123,15 +84,15 @@ impl ColumnSource for Npy {
     }
     fn read(&mut self, columns: Range<usize>, out: &mut [f64]) -> Result<(), HighDimensionalError> {
         let (first, count) = (columns.start, columns.len());
-        if self.fortran {
+        if self.header.fortran_order {
             self.fetch(first * self.rows, count * self.rows)?;
-            out.iter_mut().zip(decode(&self.buffer, self.bytes)).for_each(|(out, v)| *out = v);
+            out.copy_from_slice(&self.values);
             return Ok(());
         }
         for i in 0..self.rows {
             self.fetch(i * self.cols + first, count)?;
-            for (k, v) in decode(&self.buffer, self.bytes).enumerate() {
-                out[k * self.rows + i] = v;
+            for (k, v) in self.values.iter().enumerate() {
+                out[k * self.rows + i] = *v;
             }
         }
         Ok(())

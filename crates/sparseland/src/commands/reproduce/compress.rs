@@ -1,13 +1,13 @@
 //! The compression systems whose experiments live in their crate.
 
-use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, bail};
 use sparseland_compress::concat_svd;
 use sparseland_compress::experiments::{Folders, LanguageModel};
 use sparseland_compress::methods::{cospadi, fwsvd, welore};
 use sparseland_core::{Context, Event, Experiment, Reproduction};
+use sparseland_data::tables::Npz;
 use sparseland_linalg::Mat;
 
 /// The committed experiment of a system, if it is one of these.
@@ -91,51 +91,15 @@ pub fn run(slug: &str, text: &str, context: &Context) -> Result<Reproduction> {
 
 /// Images of 32 x 32 pixels, one block each, from the array `X` of a NumPy archive.
 fn blocks(path: &Path) -> Result<Option<Vec<Mat<f64>>>> {
-    let Ok(archive) = std::fs::read(path) else { return Ok(None) };
-    let wrong = || format!("{} is damaged or not a NumPy archive of images", path.display());
-    let (kind, by_columns, values) = array(&archive, "X.npy").with_context(wrong)?;
-    let pixels: Vec<f64> = match kind.as_str() {
-        "|u1" => values.iter().map(|&b| f64::from(b)).collect(),
-        "<f4" => {
-            values.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
-        }
-        _ => Err(anyhow::anyhow!("values of type {kind}")).with_context(wrong)?,
-    };
-    ensure!(!pixels.is_empty() && pixels.len().is_multiple_of(1024), wrong());
-    let count = pixels.len() / 1024;
-    let pixel =
-        |image: usize, p: usize| pixels[if by_columns { p * count + image } else { image * 1024 + p }];
-    // Images are stored column after column.
-    Ok(Some((0..count).map(|i| Mat::from_fn(32, 32, |r, c| pixel(i, c * 32 + r))).collect()))
-}
-
-/// Type, whether column after column, and bytes of one array of a NumPy archive (zip, stored or deflated).
-fn array(archive: &[u8], name: &str) -> Option<(String, bool, Vec<u8>)> {
-    let number = |at: usize, bytes: usize| -> Option<usize> {
-        let field = archive.get(at..at.checked_add(bytes)?)?;
-        Some(field.iter().rev().fold(0, |n, &b| n << 8 | usize::from(b)))
-    };
-    let end = archive.windows(4).rposition(|w| w == b"PK\x05\x06")?;
-    let (count, mut at) = (number(end + 10, 2)?, number(end + 16, 4)?);
-    for _ in 0..count {
-        let (method, packed) = (number(at + 10, 2)?, number(at + 20, 4)?);
-        let (name_len, extra, comment) = (number(at + 28, 2)?, number(at + 30, 2)?, number(at + 32, 2)?);
-        let local = number(at + 42, 4)?;
-        if archive.get(at + 46..at + 46 + name_len)? == name.as_bytes() {
-            let start = local + 30 + number(local + 26, 2)? + number(local + 28, 2)?;
-            let data = archive.get(start..start.checked_add(packed)?)?;
-            let mut npy = Vec::new();
-            match method {
-                0 => npy.extend_from_slice(data),
-                _ => drop(flate2::read::DeflateDecoder::new(data).read_to_end(&mut npy).ok()?),
-            }
-            let header = usize::from(*npy.get(8)?) | usize::from(*npy.get(9)?) << 8;
-            let text = std::str::from_utf8(npy.get(10..10 + header)?).ok()?;
-            let kind = text.split("'descr': '").nth(1)?.split('\'').next()?.to_owned();
-            let by_columns = text.contains("'fortran_order': True");
-            return Some((kind, by_columns, npy.split_off(10 + header)));
-        }
-        at += 46 + name_len + extra + comment;
+    if !path.is_file() {
+        return Ok(None);
     }
-    None
+    let images = Npz::open(path)?.array("X")?;
+    let [count, 1024] = images.shape[..] else {
+        bail!("{}: array X has shape {:?}, images of 32 x 32 take (n, 1024)", path.display(), images.shape);
+    };
+    let (image, pixel) = if images.fortran_order { (1, count) } else { (1024, 1) };
+    let value = |i: usize, p: usize| images.values[i * image + p * pixel];
+    // Images are stored column after column.
+    Ok(Some((0..count).map(|i| Mat::from_fn(32, 32, |r, c| value(i, c * 32 + r))).collect()))
 }
